@@ -1,0 +1,336 @@
+"""Symbols: what a function of coordinates gets as arguments while it is recorded.
+
+A symbol behaves like a number or a tensor as far as arithmetic goes, and records a node for each operation. It
+refuses what cannot be recorded (``if i > j``, ``math.tanh(score)``, a list indexed by a coordinate) with the line to
+write instead. Torch's pointwise functions accept symbols, and so do tensors on either side of an operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from ..errors import TraceError
+from .expr import Apply, Captured, Constant, Index, Kind, Lookup, Node, Size, apply, describe
+
+Operand = Any  # Symbol | bool | int | float | a 0-d tensor
+
+
+class Symbol:
+    """A value that depends on coordinates; every operator records a node."""
+
+    __slots__ = ("node",)
+    __array_ufunc__ = None  # numpy scalars then leave ``np.float32(2) * symbol`` to us
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    def __repr__(self) -> str:
+        return f"Symbol({describe(self.node)})"
+
+    def __add__(self, other: Operand) -> Symbol:
+        return record("add", self, other)
+
+    def __radd__(self, other: Operand) -> Symbol:
+        return record("add", other, self)
+
+    def __sub__(self, other: Operand) -> Symbol:
+        return record("sub", self, other)
+
+    def __rsub__(self, other: Operand) -> Symbol:
+        return record("sub", other, self)
+
+    def __mul__(self, other: Operand) -> Symbol:
+        return record("mul", self, other)
+
+    def __rmul__(self, other: Operand) -> Symbol:
+        return record("mul", other, self)
+
+    def __truediv__(self, other: Operand) -> Symbol:
+        return record("div", self, other)
+
+    def __rtruediv__(self, other: Operand) -> Symbol:
+        return record("div", other, self)
+
+    def __floordiv__(self, other: Operand) -> Symbol:
+        return record("floordiv", self, other)
+
+    def __rfloordiv__(self, other: Operand) -> Symbol:
+        return record("floordiv", other, self)
+
+    def __mod__(self, other: Operand) -> Symbol:
+        return record("mod", self, other)
+
+    def __rmod__(self, other: Operand) -> Symbol:
+        return record("mod", other, self)
+
+    def __pow__(self, other: Operand) -> Symbol:
+        return record("pow", self, other)
+
+    def __rpow__(self, other: Operand) -> Symbol:
+        return record("pow", other, self)
+
+    def __lt__(self, other: Operand) -> Symbol:
+        return record("lt", self, other)
+
+    def __le__(self, other: Operand) -> Symbol:
+        return record("le", self, other)
+
+    def __gt__(self, other: Operand) -> Symbol:
+        return record("gt", self, other)
+
+    def __ge__(self, other: Operand) -> Symbol:
+        return record("ge", self, other)
+
+    def __eq__(self, other: Operand) -> Symbol:  # type: ignore[override]
+        return record("eq", self, other)
+
+    def __ne__(self, other: Operand) -> Symbol:  # type: ignore[override]
+        return record("ne", self, other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __and__(self, other: Operand) -> Symbol:
+        return logical("and", self, other)
+
+    def __rand__(self, other: Operand) -> Symbol:
+        return logical("and", other, self)
+
+    def __or__(self, other: Operand) -> Symbol:
+        return logical("or", self, other)
+
+    def __ror__(self, other: Operand) -> Symbol:
+        return logical("or", other, self)
+
+    def __xor__(self, other: Operand) -> Symbol:
+        return logical("xor", self, other)
+
+    def __rxor__(self, other: Operand) -> Symbol:
+        return logical("xor", other, self)
+
+    def __invert__(self) -> Symbol:
+        return logical("not", self)
+
+    def __neg__(self) -> Symbol:
+        return record("neg", self)
+
+    def __pos__(self) -> Symbol:
+        return self
+
+    def __abs__(self) -> Symbol:
+        return record("abs", self)
+
+    def exp(self) -> Symbol:
+        """The natural exponential."""
+        return record("exp", self)
+
+    def log(self) -> Symbol:
+        """The natural logarithm."""
+        return record("log", self)
+
+    def sqrt(self) -> Symbol:
+        """The square root."""
+        return record("sqrt", self)
+
+    def tanh(self) -> Symbol:
+        """The hyperbolic tangent."""
+        return record("tanh", self)
+
+    def sigmoid(self) -> Symbol:
+        """The logistic function."""
+        return record("sigmoid", self)
+
+    def abs(self) -> Symbol:
+        """The absolute value."""
+        return record("abs", self)
+
+    def floor(self) -> Symbol:
+        """The largest integer that is not above."""
+        return record("floor", self)
+
+    def float(self) -> Symbol:
+        """The same value as a float."""
+        return record("float", self)
+
+    def clamp(self, min: Operand = None, max: Operand = None) -> Symbol:
+        """The value, not below ``min`` and not above ``max``; either may be left out."""
+        result = self if min is None else record("max", self, min)
+        return result if max is None else record("min", result, max)
+
+    clip = clamp
+
+    def new_ones(self, size: Sequence[int] = (), **_kind: object) -> Symbol:
+        """The constant True: lets mask functions written for index tensors (``index.new_ones((), dtype=bool)``) be recorded."""
+        return Symbol(Constant(True)) if tuple(size) == () else self._refuse(f"new_ones({tuple(size)})", "only new_ones(()) is known")
+
+    def new_zeros(self, size: Sequence[int] = (), **_kind: object) -> Symbol:
+        """The constant False, as ``new_ones`` is True."""
+        return Symbol(Constant(False)) if tuple(size) == () else self._refuse(f"new_zeros({tuple(size)})", "only new_zeros(()) is known")
+
+    def _refuse(self, what: str, advice: str) -> NoReturn:
+        raise TraceError(
+            f"{what} asks for a value, but a function of coordinates is recorded once, for all coordinates.\n"
+            f"    value: {describe(self.node)}\n  {advice}"
+        )
+
+    def __bool__(self) -> bool:
+        return self._refuse(
+            "`if`, `and`, `or`, `not` or a chained comparison",
+            "Write qkv.where(condition, a, b), (a) & (b), (a) | (b), ~a; and (0 <= i - j) & (i - j < 8) for 0 <= i - j < 8.",
+        )
+
+    def __float__(self) -> float:
+        return self._refuse("float() or a function of `math`", "Write torch.tanh(score), torch.exp(score), ... instead.")
+
+    def __int__(self) -> int:
+        return self._refuse("int()", "Write torch.floor(x), or x // 1, instead.")
+
+    def __index__(self) -> int:
+        return self._refuse(
+            "an index into a list or a numpy array, or range()",
+            "Index a torch tensor: table = torch.tensor(values); table[i - j].",
+        )
+
+    def __iter__(self) -> NoReturn:
+        self._refuse("iteration", "A coordinate is one number here, not a tensor.")
+
+    def __len__(self) -> int:
+        return self._refuse("len()", "A coordinate is one number here; its number of elements is qkv.size_of(name).")
+
+    def __getitem__(self, _: object) -> NoReturn:
+        self._refuse("indexing a coordinate or a score", "Index a captured tensor by coordinates: table[h, i - j].")
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return torch_call(func, args, kwargs or {})
+
+
+def node_of(value: Operand) -> Node:
+    """The node for an operand: a symbol's own, a constant, or a lookup in a 0-d tensor."""
+    if isinstance(value, Symbol):
+        return value.node
+    if isinstance(value, bool | int | float):
+        return Constant(value)
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        if len(value.shape) == 0:
+            return Lookup(Captured(value), ()) if hasattr(value, "requires_grad") else Constant(value.item())
+        raise TraceError(
+            f"a tensor of shape {tuple(value.shape)} stands in a function of coordinates without an index.\n"
+            "  Index it by coordinates, one for each axis: slope[h], table[h, i - j]."
+        )
+    raise TraceError(f"{value!r} ({type(value).__name__}) cannot take part in a function of coordinates.\n  Use numbers, coordinates, and tensors indexed by them.")
+
+
+def record(operation: str, *operands: Operand) -> Symbol:
+    """The symbol for ``operation`` on the operands."""
+    return Symbol(apply(operation, *(node_of(operand) for operand in operands)))
+
+
+def logical(operation: str, *operands: Operand) -> Symbol:
+    """The symbol for a logical operation; operands that are not truth values are refused."""
+    nodes = [node_of(operand) for operand in operands]
+    for node in nodes:
+        if node.kind is not Kind.BOOL:
+            raise TraceError(
+                f"`{describe(node)}` is a number, and & | ^ ~ combine truth values.\n"
+                "  & and | bind tighter than comparisons: write (i >= j) & (i - j < 8), with parentheses."
+            )
+    return Symbol(apply(operation, *nodes))
+
+
+def lookup(table: Any, index: Any) -> Symbol:
+    """The symbol for ``table[index]`` where ``index`` holds coordinates; one index for each axis."""
+    indices = index if isinstance(index, tuple) else (index,)
+    if len(indices) != len(table.shape):
+        raise TraceError(
+            f"a captured tensor has {len(table.shape)} axes, shape {tuple(table.shape)}, and is indexed by {len(indices)}.\n"
+            "  Give one coordinate (or expression of coordinates) for each axis; slices and None are not recorded."
+        )
+    nodes = tuple(node_of(i) for i in indices)
+    for node in nodes:
+        if node.kind is not Kind.INT:
+            raise TraceError(
+                f"`{describe(node)}` indexes a tensor, and is a {node.kind.name.lower()} value.\n"
+                "  An index must be a whole number: torch.floor(x), or // instead of /."
+            )
+    return Symbol(Lookup(Captured(table), nodes))
+
+
+def index(coordinate: str) -> Symbol:
+    """The plain index of ``coordinate`` in a call, from 0, whatever its positions are. For use inside keep and score functions.
+
+    >>> import qkv
+    >>> qkv.keep(lambda i, j: qkv.index("j") < 4)
+    keep(index(j) < 4)
+    """
+    return Symbol(Index(coordinate))
+
+
+def size_of(coordinate: str) -> Symbol:
+    """How many elements ``coordinate`` has in a call. For use inside keep and score functions.
+
+    >>> import qkv
+    >>> qkv.keep(lambda i, j: j < qkv.size_of("j") - 1)
+    keep(j < (size(j) - 1))
+    """
+    return Symbol(Size(coordinate))
+
+
+def where(condition: Operand, chosen: Operand, other: Operand) -> Symbol:
+    """``chosen`` where ``condition`` holds, else ``other``; the branch that is not chosen is not read."""
+    test = node_of(condition)
+    if test.kind is not Kind.BOOL:
+        raise TraceError(f"where(): the condition `{describe(test)}` is a number.\n  Compare it: x != 0.")
+    return Symbol(apply("select", test, node_of(chosen), node_of(other)))
+
+
+def _clamp(value: Operand, min: Operand = None, max: Operand = None) -> Symbol:
+    return Symbol(node_of(value)).clamp(min, max)
+
+
+_BY_NAME: dict[str, str] = {
+    "add": "add", "__add__": "add", "sub": "sub", "subtract": "sub", "__sub__": "sub", "mul": "mul", "multiply": "mul", "__mul__": "mul",
+    "div": "div", "divide": "div", "true_divide": "div", "__truediv__": "div", "floor_divide": "floordiv", "__floordiv__": "floordiv",
+    "remainder": "mod", "__mod__": "mod", "pow": "pow", "__pow__": "pow", "lt": "lt", "__lt__": "lt", "le": "le", "__le__": "le",
+    "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge", "not_equal": "ne",
+    "eq": "eq", "__eq__": "eq", "ne": "ne", "__ne__": "ne", "gt": "gt", "__gt__": "gt", "ge": "ge", "__ge__": "ge",
+    "minimum": "min", "maximum": "max", "exp": "exp", "log": "log", "sqrt": "sqrt", "tanh": "tanh", "sigmoid": "sigmoid",
+    "erf": "erf", "sin": "sin", "cos": "cos", "abs": "abs", "absolute": "abs", "__abs__": "abs", "floor": "floor", "neg": "neg", "negative": "neg",
+}  # fmt: skip
+_REFLECTED = {"__radd__": "add", "__rsub__": "sub", "rsub": "sub", "__rmul__": "mul", "__rtruediv__": "div", "__rdiv__": "div", "__rfloordiv__": "floordiv", "__rmod__": "mod", "__rpow__": "pow"}
+_LOGICAL = {
+    "__and__": "and", "bitwise_and": "and", "logical_and": "and", "__or__": "or", "bitwise_or": "or", "logical_or": "or",
+    "__xor__": "xor", "bitwise_xor": "xor", "logical_xor": "xor", "__invert__": "not", "bitwise_not": "not", "logical_not": "not",
+}  # fmt: skip
+
+
+def torch_call(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Symbol:
+    """What a torch function records when an argument is a symbol; ``TraceError`` for one with no operation of ours."""
+    name = getattr(func, "__name__", str(func))
+    if name == "__getitem__":
+        return lookup(args[0], args[1])
+    if name == "where":
+        return where(*args, **kwargs)
+    if name in ("clamp", "clip"):
+        return _clamp(*args, **kwargs)
+    if not kwargs:
+        if name in _LOGICAL:
+            return logical(_LOGICAL[name], *args)
+        if name in _REFLECTED:
+            return record(_REFLECTED[name], args[1], args[0])
+        if name in _BY_NAME:
+            return record(_BY_NAME[name], *args)
+    known = sorted({n for n in (*_BY_NAME, *_LOGICAL) if not n.startswith("_")} | {"where", "clamp"})
+    raise TraceError(f"torch function {name} cannot be recorded in a function of coordinates.\n  Known: {', '.join(known)}.")
+
+
+def is_constant_true(node: Node) -> bool:
+    """Whether the node is the constant True."""
+    return isinstance(node, Constant) and node.value is True
+
+
+def is_operation(node: Node, name: str) -> bool:
+    """Whether the node applies the operation called ``name``."""
+    return isinstance(node, Apply) and node.operation == name

@@ -1,0 +1,10 @@
+"""The compiled core. Use it through ``qkv.core``, which says what to do when it is not built."""
+
+def cpu_features() -> dict[str, bool]:
+    """Each known processor feature, and whether it is usable here."""
+
+def cpu_sizes() -> dict[str, int]:
+    """Threads and cache sizes in bytes; 0 where the system does not tell."""
+
+def compiler() -> str:
+    """Name and version of the compiler that built this module."""

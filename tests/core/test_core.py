@@ -1,0 +1,85 @@
+"""The compiled core is built, agrees with the operating system, and says what to do when it is missing."""
+
+from __future__ import annotations
+
+import ast
+import platform
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from qkv import core
+
+ROOT = Path(__file__).parents[2]
+CPUINFO = Path("/proc/cpuinfo")
+
+# Our name -> the Linux kernel's. The kernel hides a feature whose registers it does not save.
+X86 = {
+    "sse4_2": "sse4_2", "avx": "avx", "avx2": "avx2", "fma": "fma", "f16c": "f16c",
+    "avx512f": "avx512f", "avx512bw": "avx512bw", "avx512dq": "avx512dq", "avx512vl": "avx512vl",
+    "avx512_bf16": "avx512_bf16", "avx512_vnni": "avx512_vnni",
+    "amx_tile": "amx_tile", "amx_bf16": "amx_bf16", "amx_int8": "amx_int8",
+}  # fmt: skip
+ARM = {"neon": "asimd"}
+
+
+def kernel_flags() -> set[str]:
+    lines = CPUINFO.read_text(encoding="utf-8").splitlines()
+    return {flag for line in lines if re.match(r"(flags|Features)\s*:", line) for flag in line.split(":")[1].split()}
+
+
+def test_every_name_is_listed_on_every_machine() -> None:
+    assert set(core.cpu_features()) == set(X86) | set(ARM)
+    assert all(isinstance(usable, bool) for usable in core.cpu_features().values())
+
+
+@pytest.mark.skipif(not CPUINFO.exists(), reason="only Linux lists its processor's features in /proc/cpuinfo")
+def test_features_are_those_the_kernel_lists() -> None:
+    theirs = ARM if platform.machine() == "aarch64" else X86
+    expected = {ours: kernels in kernel_flags() for ours, kernels in theirs.items()}
+    assert core.cpu_features() == {name: expected.get(name, False) for name in X86 | ARM}
+
+
+def test_sizes_are_plausible() -> None:
+    sizes = core.cpu_sizes()
+    assert list(sizes) == ["num_threads", "cache_line_bytes", "l1_data_bytes", "l2_bytes", "l3_bytes"]
+    assert 1 <= sizes["num_threads"] < 10_000
+    assert sizes["cache_line_bytes"] in {0, 32, 64, 128, 256}
+
+
+def test_the_compiler_is_named() -> None:
+    assert re.fullmatch(r"(gcc|clang) \d+\.\d+\.\d+|msvc \d+", core.compiler())
+
+
+def test_a_missing_core_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import qkv
+
+    monkeypatch.delattr(qkv, "_core", raising=False)
+    monkeypatch.setitem(sys.modules, "qkv._core", None)
+    with pytest.raises(ImportError) as caught:
+        core.cpu_features()
+    message = str(caught.value)
+    assert message.startswith("qkv's compiled core (qkv._core) is not built for this Python: ")
+    assert "    make\n" in message
+    assert "pip install --no-build-isolation -e ." in message
+    assert caught.value.name == "qkv._core"
+
+
+def test_the_stub_lists_what_the_module_offers() -> None:
+    from qkv import _core
+
+    tree = ast.parse((ROOT / "src" / "qkv" / "_core.pyi").read_text(encoding="utf-8"))
+    stub = {node.name: ast.get_docstring(node) for node in tree.body if isinstance(node, ast.FunctionDef)}
+    offered = {name for name in vars(_core) if not name.startswith("_")}
+    assert set(stub) == offered
+    for name, text in stub.items():
+        assert text, name
+        assert text in (getattr(_core, name).__doc__ or ""), name
+
+
+def test_the_contract_header_has_no_word_of_an_instruction_set() -> None:
+    header = (ROOT / "csrc" / "cpu.h").read_text(encoding="utf-8")
+    found = re.findall(r"(?i)sse\d|avx|fma\b|amx|neon|[xyz]mm|x86|arm64|cpuid", header)
+    assert found == []

@@ -1,0 +1,153 @@
+"""The only place where tolerances live: elementwise bounds around the float64 oracle.
+
+Knows NUMERICS.md's table and units in the last place. Refuses to know norms over a whole output: they are set by its
+largest rows and hide a zeroed tail.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qkv.errors import DtypeError, SizeMismatch
+from qkv.testing.cases import Case
+from qkv.testing.oracle import OracleResult
+from qkv.testing.oracle_gradients import Gradient
+
+#: unit roundoff: half the distance from 1 to the next number
+ROUNDOFF: dict[torch.dtype, float] = {
+    torch.float64: 2.0**-53,
+    torch.float32: 2.0**-24,
+    torch.float16: 2.0**-11,
+    torch.bfloat16: 2.0**-8,
+}
+#: half the distance between subnormals: what rounding can lose below the normal numbers, where it is not relative
+UNDERFLOW: dict[torch.dtype, float] = {
+    torch.float64: 2.0**-1075,
+    torch.float32: 2.0**-150,
+    torch.float16: 2.0**-25,
+    torch.bfloat16: 2.0**-134,
+}
+
+
+def output_tolerance(result: OracleResult, dtype: torch.dtype) -> Tensor:
+    """How far each element of an output in ``dtype`` may lie from the oracle's.
+
+    Coordinates: [b, h, i, e], float64. float16 and bfloat16: 2u A + u|o| + 2 delta A; float32 and float64:
+    (16 + 2 sqrt(L)) u A + delta A, L the row's kept keys, A its sum of |w_j v_j|, delta the error of a logit.
+    Edges: 0 in a row that keeps nothing. Below the normal numbers rounding is absolute, not relative: half a subnormal
+    step of ``dtype`` for the result and 2^-150 for each product summed in float32 are added.
+    Raises: DtypeError for other dtypes.
+    """
+    u = roundoff(dtype)
+    count = result.count.double()[..., None]
+    delta = _delta(result.delta, dtype)[..., None]
+    if dtype in (torch.float16, torch.bfloat16):
+        bound = 2 * u * result.magnitude + u * result.output.detach().abs() + 2 * delta * result.magnitude
+    else:
+        bound = (16 + 2 * count.sqrt()) * u * result.magnitude + delta * result.magnitude
+    accumulated = UNDERFLOW[torch.float64 if dtype == torch.float64 else torch.float32]
+    return torch.where(count > 0, bound + UNDERFLOW[dtype] + count * accumulated, 0.0)
+
+
+def lse_tolerance(result: OracleResult, dtype: torch.dtype = torch.float32) -> Tensor:
+    """How far each lse may lie from the oracle's: delta + (8 + sqrt(L)) 2^-24 max(1, |lse|).
+
+    Coordinates: [b, h, i], float64. ``dtype`` is the dtype the lse was accumulated in, float32 or float64.
+    Edges: 0 in a row that keeps nothing, where lse is exactly -inf. Raises: DtypeError when the oracle has no lse.
+    """
+    if result.lse is None:
+        raise DtypeError("these weights have no lse")
+    u = roundoff(torch.float64 if dtype == torch.float64 else torch.float32)
+    size = result.lse.detach().abs().clamp(min=1)
+    bound = _delta(result.delta, dtype) + (8 + result.count.double().sqrt()) * u * size
+    return torch.where(result.count > 0, bound, 0.0)
+
+
+def gradient_tolerance(gradient: Gradient, dtype: torch.dtype) -> Tensor:
+    """How far each element of a gradient in ``dtype`` may lie from the oracle's: the output's form, with its own A.
+
+    Coordinates: the operand's. float16 and bfloat16: 2u A + u|g| + 2 delta A; float32 and float64:
+    (16 + 2 sqrt(L)) u A + 2 delta A; L is the largest number of products that one element sums. delta counts twice:
+    the weights carry it, and so does the row sum that is subtracted from them.
+    Edges: 0 where no term exists.
+    """
+    u = roundoff(dtype)
+    delta = 2 * _delta(gradient.delta_magnitude, dtype)
+    if dtype in (torch.float16, torch.bfloat16):
+        bound = 2 * u * gradient.magnitude + u * gradient.value.abs() + delta
+    else:
+        bound = (16 + 2 * gradient.count.double().sqrt()) * u * gradient.magnitude + delta
+    accumulated = UNDERFLOW[torch.float64 if dtype == torch.float64 else torch.float32]
+    return torch.where(gradient.magnitude > 0, bound + UNDERFLOW[dtype] + gradient.count * accumulated, 0.0)
+
+
+def worst_ratio(actual: Tensor, result: OracleResult, dtype: torch.dtype | None = None) -> float:
+    """The largest error of an output over its tolerance; at most 1 means right.
+
+    Coordinates: ``actual`` [b, h, i, e]; ``dtype`` is that of the kernel's inputs and outputs, by default ``actual``'s.
+    Edges: inf where one is NaN and the other not, or where the tolerance is 0 and the values differ; 0 for no elements.
+    Raises: SizeMismatch when the shapes differ.
+
+    >>> worst_ratio(torch.zeros(1, 1, 1, 1), oracle(*torch.ones(3, 1, 1, 1, 1)))
+    932067.5
+    """
+    return _worst(actual, result.output, output_tolerance(result, actual.dtype if dtype is None else dtype))
+
+
+def worst_lse_ratio(actual: Tensor, result: OracleResult) -> float:
+    """The largest error of an lse over its tolerance; at most 1 means right. Edges: as :func:`worst_ratio`."""
+    tolerance = lse_tolerance(result, actual.dtype)
+    return _worst(actual, torch.empty(0) if result.lse is None else result.lse, tolerance)
+
+
+def worst_gradient_ratio(actual: Tensor, gradient: Gradient, dtype: torch.dtype | None = None) -> float:
+    """The largest error of a gradient over its tolerance; at most 1 means right. Edges: as :func:`worst_ratio`."""
+    return _worst(actual, gradient.value, gradient_tolerance(gradient, actual.dtype if dtype is None else dtype))
+
+
+def worst_codec_ratio(x: Tensor, restored: Tensor, step: Tensor) -> float:
+    """The largest |x - restored| over half a quantization step; at most 1 means right, with nothing added.
+
+    Coordinates: any shape; ``step`` broadcasts. Edges: a step of 0 demands equality.
+    """
+    return _worst(restored, x.double(), (step.double() / 2).expand(x.shape))
+
+
+def worst_case_ratio(actual: Tensor, case: Case) -> float:
+    """The largest ratio of a case: inf when a row that is known exactly differs in one bit, otherwise the bound's.
+
+    Coordinates: ``actual`` [b, h, i, e] in the case's dtype. Edges: -0.0 equals 0.0.
+    Raises: SizeMismatch when the shapes differ, DtypeError when the dtypes do.
+    """
+    if actual.dtype != case.q.dtype:
+        raise DtypeError(f"the output is {actual.dtype}, the inputs are {case.q.dtype}")
+    if case.expected is not None and case.exact is not None and actual.shape == case.expected.shape:
+        if not torch.equal(actual[case.exact], case.expected[case.exact]):
+            return float("inf")
+        if case.tolerance == "zero":
+            return 0.0
+    return worst_ratio(actual, case.reference())
+
+
+def roundoff(dtype: torch.dtype) -> float:
+    """The unit roundoff of a float dtype. Raises: DtypeError for any other."""
+    if dtype not in ROUNDOFF:
+        raise DtypeError(f"there is no bound for {dtype}; there is for {', '.join(map(str, ROUNDOFF))}")
+    return ROUNDOFF[dtype]
+
+
+def _delta(delta: Tensor, dtype: torch.dtype) -> Tensor:
+    return delta * 2.0**-29 if dtype == torch.float64 else delta
+
+
+def _worst(actual: Tensor, expected: Tensor, tolerance: Tensor) -> float:
+    if actual.shape != expected.shape:
+        raise SizeMismatch(f"the shape is {tuple(actual.shape)}, expected {tuple(expected.shape)}")
+    if actual.numel() == 0:
+        return 0.0
+    actual, expected = actual.detach().double().cpu(), expected.detach().double()
+    same = (actual == expected) | (actual.isnan() & expected.isnan())
+    ratio = (actual - expected).abs() / tolerance
+    ratio = torch.where(same, 0.0, torch.where(ratio.isfinite(), ratio, torch.inf))
+    return float(ratio.max())

@@ -1,0 +1,220 @@
+"""Attention by its definition: dense, float64, in the simplest code that says it.
+
+Knows the mathematics of one call: scores, masks, weights, and the magnitudes that the error bound is made of.
+Refuses to know tiles, strategies, caches and specs, so that it can judge every one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from qkv.errors import DtypeError, ShapeError, SizeMismatch, SpecError
+from qkv.testing.oracle_weights import Differential, Linear, Sigmoid, Weighed
+
+Weights = Literal["softmax"] | Sigmoid | Differential | Linear
+
+
+@dataclass(frozen=True, slots=True)
+class OracleResult:
+    """The float64 output of one attention call, and what is needed to judge another computation of it.
+
+    Coordinates: ``output`` and ``magnitude`` [b, h, i, e]; ``weights`` [b, h, i, j]; ``lse``, ``delta``, ``count``,
+    ``max_logit``, ``entropy``, ``argmax`` [b, h, i]. Everything is float64, ``count`` and ``argmax`` int64.
+    ``magnitude`` is A = sum_j |w_j| |v_j|, ``delta`` the error of a logit in float32 (NUMERICS.md), ``count`` the
+    number of kept keys, ``entropy`` -sum_j w_j ln w_j in nats, ``argmax`` the first key of the largest weight.
+    Edges: a row that keeps nothing has output 0, lse and max_logit -inf, entropy 0 and argmax -1, with or without a
+    sink. ``lse`` is None for weights that no sum of exponentials normalises (sigmoid, linear). Under differential
+    weights lse, max_logit, entropy and argmax carry the branch as their first axis.
+    """
+
+    output: Tensor
+    lse: Tensor | None
+    weights: Tensor
+    magnitude: Tensor
+    delta: Tensor
+    count: Tensor
+    max_logit: Tensor
+    entropy: Tensor
+    argmax: Tensor
+
+
+def oracle(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    keep: Tensor | None = None,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    score: Callable[[Tensor], Tensor] | None = None,
+    sink: Tensor | None = None,
+    off_by_one: bool = False,
+    weights: Weights = "softmax",
+) -> OracleResult:
+    """Attention of ``q`` over ``k`` and ``v`` in float64, with its statistics and error magnitudes.
+
+    Coordinates: q [b, h, i, d], k [b, hk, j, d], v [b, hk, j, e]; h a multiple of hk, query head n reads key head
+    n // (h // hk). ``keep`` (bool, True is kept) and ``bias`` broadcast to [b, h, i, j]; ``sink`` is [h], a logit.
+    ``scale=None`` is 1/sqrt(d). Logits are made in this order: scale, softcap, bias, score (any elementwise
+    function of float64 logits), mask. Under ``Differential`` q and k have a leading axis of two branches.
+    Edges: keys that are not kept cannot influence anything, NaN included; a row that keeps nothing is 0 with lse -inf;
+    no keys at all is the same for every row.
+    Raises: ShapeError and SizeMismatch for shapes that do not fit, DtypeError for a mask that is not bool, SpecError
+    for a sink or ``off_by_one`` under weights that have no softmax.
+
+    >>> x = torch.tensor([[[[1.0]]]])
+    >>> oracle(x, torch.tensor([[[[0.0], [0.0]]]]), torch.tensor([[[[2.0], [4.0]]]])).output.item()
+    3.0
+    """
+    _check(q, k, v)
+    if weights != "softmax" and (sink is not None or off_by_one):
+        raise SpecError("a sink or off_by_one adds to the sum of a softmax; these weights have none")
+    groups = q.shape[-3] // k.shape[-3]
+    q = q.double()
+    k, v = k.double().repeat_interleave(groups, dim=-3), v.double().repeat_interleave(groups, dim=-3)
+    kept = full_mask(keep, q, k)
+    q = torch.where(kept.any(-1)[..., None], q, 0.0)  # a dead row's query and an unused key are never read: selection,
+    k = torch.where(kept.any(-2)[..., None], k, 0.0)  # because 0 * NaN is NaN
+    v = torch.where(kept.any(-2)[..., None], v, 0.0)
+    if isinstance(weights, Linear):
+        weighed = weights.weigh(q, k, kept)
+        return _result(weighed, v, kept)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    logits = (q @ k.transpose(-1, -2)) * scale
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    if bias is not None:
+        logits = logits + torch.where(kept, bias.double(), 0.0)
+    if score is not None:
+        logits = score(logits)
+    logits = torch.where(kept, logits, -torch.inf)
+    delta = _delta(q, k, kept, scale, bias)
+    if isinstance(weights, Sigmoid):
+        return _result(weights.weigh(logits, kept, delta), v, kept)
+    softmax, lse = softmax_with_lse(logits, kept, sink, off_by_one=off_by_one)
+    if isinstance(weights, Differential):
+        return _finish(weights, _result(weights.weigh(softmax, logits, lse, delta), v, kept))
+    return _result(Weighed(softmax, softmax, logits, delta, lse, softmax), v, kept)
+
+
+def softmax_with_lse(logits: Tensor, kept: Tensor, sink: Tensor | None, *, off_by_one: bool) -> tuple[Tensor, Tensor]:
+    """The softmax over the last axis and the logarithm of its sum, which includes the sink.
+
+    Coordinates: logits [..., h, i, j] with -inf where not kept; kept broadcasts to it; sink [h].
+    Edges: a row that keeps nothing has weights 0 and lse -inf; its gradients are 0.
+    """
+    columns = [logits, _column(logits, -torch.inf)]
+    if sink is not None:
+        columns.append(sink.double()[:, None, None].expand(*logits.shape[:-1], 1))
+    if off_by_one:
+        columns.append(_column(logits, 0.0))
+    alive = kept.any(-1)
+    everything = torch.where(alive[..., None], torch.cat(columns, dim=-1), 0.0)
+    total = everything.logsumexp(-1)
+    weights = torch.where(kept, torch.exp(logits - total[..., None]), 0.0)
+    return weights, torch.where(alive, total, -torch.inf)
+
+
+def full_mask(keep: Tensor | None, q: Tensor, k: Tensor) -> Tensor:
+    """The mask at its full size [b, h, i, j]; all True when ``keep`` is None.
+
+    Raises: DtypeError when ``keep`` is not bool, SizeMismatch when it does not broadcast.
+    """
+    shape = (q.shape[-4], q.shape[-3], q.shape[-2], k.shape[-2])
+    if keep is None:
+        return torch.ones(shape, dtype=torch.bool, device=q.device)
+    if keep.dtype != torch.bool:
+        raise DtypeError(f"keep must be bool, True where a key is kept; it is {keep.dtype}")
+    try:
+        return keep.expand(shape)
+    except RuntimeError as error:
+        raise SizeMismatch(f"keep {tuple(keep.shape)} does not broadcast to b h i j = {shape}") from error
+
+
+def weigh_values(weights: Tensor, v: Tensor, kept: Tensor) -> Tensor:
+    """sum_j w_j v_j over the kept keys, by selection: the product with a key that is not kept is never formed.
+
+    Finite keys go through one matrix product, where an unkept key's weight is an exact 0; the others one by one.
+    """
+    finite = v.isfinite().all(-1)
+    output = weights @ torch.where(finite[..., None], v, 0.0)
+    for j in (~finite).any(0).any(0).nonzero().flatten().tolist():
+        special = kept[..., j] & ~finite[..., None, j]
+        output = output + torch.where(special[..., None], weights[..., j, None] * v[..., None, j, :], 0.0)
+    return output
+
+
+def _delta(q: Tensor, k: Tensor, kept: Tensor, scale: float, bias: Tensor | None) -> Tensor:
+    """4 sqrt(D) 2^-24 max_j sum_d |q_d k_jd| scale over the kept keys, and 4 * 2^-24 max_j |bias_j|.
+
+    The second part is the rounding of a sum of which the bias is one term: 2^-24 |logit + bias| for the sum, and as
+    much for its own rounding, the subtraction of the maximum and the change of base.
+    """
+    products = torch.where(kept, q.abs() @ k.abs().transpose(-1, -2), 0.0) * abs(scale)
+    error = 4 * q.shape[-1] ** 0.5 * products
+    if bias is not None:
+        error = error + 4 * torch.where(kept, bias.double().abs(), 0.0)
+    if error.shape[-1] == 0:
+        return torch.zeros(error.shape[:-1], dtype=error.dtype, device=error.device)
+    return 2.0**-24 * error.detach().amax(-1)
+
+
+def _column(rows: Tensor, value: float) -> Tensor:
+    """One more key for every row, so that a maximum exists where there are no keys."""
+    return rows.new_full((*rows.shape[:-1], 1), value)
+
+
+def _result(weighed: Weighed, v: Tensor, kept: Tensor) -> OracleResult:
+    weights, shares = weighed.weights, weighed.shares
+    nothing = (
+        torch.full_like(shares[..., :1], -torch.inf)
+        if shares.shape[-1]
+        else shares.new_full((*shares.shape[:-1], 1), -torch.inf)
+    )
+    alive = kept.any(-1)
+    argmax = torch.cat([torch.where(kept, shares, -torch.inf), nothing], dim=-1).argmax(-1)
+    return OracleResult(
+        output=weigh_values(weights, v, kept),
+        lse=weighed.lse,
+        weights=weights,
+        magnitude=weigh_values(weighed.magnitudes, v.abs(), kept).detach(),
+        delta=weighed.delta if weighed.delta.dim() == 3 else weighed.delta.amax(0),
+        count=kept.sum(-1),
+        max_logit=torch.cat([weighed.logits, nothing], dim=-1).amax(-1),
+        entropy=-torch.special.xlogy(shares, shares).sum(-1),
+        argmax=torch.where(alive, argmax, -1),
+    )
+
+
+def _finish(weights: Differential, result: OracleResult) -> OracleResult:
+    output, magnitude = weights.normalise(result.output, result.magnitude)
+    return OracleResult(
+        output=output,
+        lse=result.lse,
+        weights=result.weights,
+        magnitude=magnitude,
+        delta=result.delta,
+        count=result.count,
+        max_logit=result.max_logit,
+        entropy=result.entropy,
+        argmax=result.argmax,
+    )
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.dim() not in (4, 5) or not x.is_floating_point():
+            raise ShapeError(f"{name} must be a float tensor with the axes b h i d; it is {x.dtype} {tuple(x.shape)}")
+    seen = {"q": q.shape[-1], "k": k.shape[-1]}
+    if q.shape[-1] != k.shape[-1]:
+        raise SizeMismatch(f"the feature size differs: {seen}", coordinate="d", seen=seen)
+    if k.shape[-4:-1] != v.shape[-4:-1]:
+        raise SizeMismatch(f"k {tuple(k.shape)} and v {tuple(v.shape)} must agree in b, heads and j")
+    if q.shape[-4] != k.shape[-4] or k.shape[-3] == 0 or q.shape[-3] % k.shape[-3]:
+        raise SizeMismatch(f"q {tuple(q.shape)} and k {tuple(k.shape)}: b must agree, q heads be a multiple of k heads")

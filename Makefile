@@ -14,13 +14,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEPS := $(VENV)/.qkv-dependencies
 CORE := $(VENV)/.qkv-core
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+FILES := $(VENV)/.qkv-files
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.cc' -o -name '*.h')
 CPP := build/cpp-tests
 REQUIREMENTS := import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); e = p["project"]["optional-dependencies"]; \
 	print(*p["build-system"]["requires"], *p["project"]["dependencies"], *e["transformers"], *e["dev"], sep="\n")
 
-.PHONY: all demo test test-cpp check bench docs clean
+.PHONY: all demo test test-cpp check bench docs clean force
 .DELETE_ON_ERROR:
 
 all: $(CORE)
@@ -68,7 +69,11 @@ $(DEPS): pyproject.toml constraints.txt
 	@touch $@
 
 # An editable install: edits of Python files count at once, edits of csrc/ when make runs next.
-$(CORE): $(SOURCES) | $(DEPS)
+$(CORE): $(SOURCES) $(FILES) | $(DEPS)
 	@echo "building the compiled core"
 	@$(PIP) --no-deps --no-build-isolation --config-settings=cmake.define.QKV_WERROR=$(WERROR) --editable .
 	@touch $@
+
+# The install remembers where each module lies; only a module that is new, gone or moved makes it stale.
+$(FILES): force | $(DEPS)
+	@find src -name '*.py' | sort > $@.now; cmp -s $@.now $@ && rm $@.now || mv $@.now $@

@@ -105,7 +105,7 @@ def poison(
     maker = Maker("poison", sizes, dtype, keep, seed, layout, scale)
     q, k, v = maker.tensors()
     groups = sizes.query_heads // sizes.key_heads
-    kept = maker.kept().unflatten(1, (sizes.key_heads, groups))
+    kept = maker.kept().reshape(sizes.batch, sizes.key_heads, groups, sizes.query_length, sizes.key_length)
     unused = ~kept.any(dim=2).any(dim=2)
     if layout == "stride-0 heads":
         unused = unused.all(1, keepdim=True).expand_as(unused)

@@ -149,10 +149,9 @@ def standard_forbidden(row: Row) -> bool:
     Out are rows above ``MOST_WORK`` multiply-adds; ramps at feature size 1, which holds no position; poison without a
     mask; ``stride-0 heads`` with one key head; ``oversize singleton stride`` without an axis of size 1.
     """
-    known = {"batch": 1, "heads": (1, 1), "query_length": 1, "key_length": 1, "feature_size": 1, **row}
-    work = 2
-    for factor in (known["batch"], known["heads"], known["query_length"], known["key_length"], known["feature_size"]):
-        work *= max(1, factor[0] if isinstance(factor, tuple) else _whole(factor))
+    work = 2 * _heads(row.get("heads", (1, 1)))[0]
+    for name in ("batch", "query_length", "key_length", "feature_size"):
+        work *= max(1, _whole(row.get(name, 1)))
     if work > MOST_WORK:
         return True
     family = str(row.get("family", ""))
@@ -170,14 +169,13 @@ def standard_forbidden(row: Row) -> bool:
 
 def row_sizes(row: Mapping[str, Hashable]) -> Sizes:
     """The sizes of one row of the standard axes; without an axis ``value`` the value size is the feature size."""
-    heads = row["heads"]
-    query_heads, key_heads = heads if isinstance(heads, tuple) else (heads, heads)
+    query_heads, key_heads = _heads(row["heads"])
     feature_size = _whole(row["feature_size"])
     value_size = OTHER_VALUE_SIZE[feature_size] if row.get("value") == "other" else feature_size
     return Sizes(
         batch=_whole(row["batch"]),
-        query_heads=_whole(query_heads),
-        key_heads=_whole(key_heads),
+        query_heads=query_heads,
+        key_heads=key_heads,
         query_length=_whole(row["query_length"]),
         key_length=_whole(row["key_length"]),
         feature_size=feature_size,
@@ -195,3 +193,11 @@ def _whole(value: object) -> int:
     if not isinstance(value, int):
         raise SpecError(f"a size must be a whole number; it is {value!r}")
     return value
+
+
+def _heads(value: object) -> tuple[int, int]:
+    match value:
+        case (int() as query_heads, int() as key_heads):
+            return query_heads, key_heads
+        case _:
+            raise SpecError(f"heads must be a pair, query heads and key heads; it is {value!r}")

@@ -6,6 +6,7 @@ Refuses to know tiles, strategies, caches and specs, so that it can judge every 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -85,7 +86,7 @@ def oracle(
     if isinstance(weights, Linear):
         weighed = weights.weigh(q, k, kept)
         return _result(weighed, v, kept)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scale = default_scale(q.shape[-1]) if scale is None else scale
     logits = (q @ k.transpose(-1, -2)) * scale
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
@@ -101,6 +102,11 @@ def oracle(
     if isinstance(weights, Differential):
         return _finish(weights, _result(weights.weigh(softmax, logits, lse, delta), v, kept))
     return _result(Weighed(softmax, softmax, logits, delta, lse, softmax), v, kept)
+
+
+def default_scale(feature_size: int) -> float:
+    """1/sqrt(feature size); 1 where there is no feature."""
+    return 1 / math.sqrt(max(1, feature_size))
 
 
 def softmax_with_lse(logits: Tensor, kept: Tensor, sink: Tensor | None, *, off_by_one: bool) -> tuple[Tensor, Tensor]:
@@ -144,7 +150,7 @@ def weigh_values(weights: Tensor, v: Tensor, kept: Tensor) -> Tensor:
     """
     finite = v.isfinite().all(-1)
     output = weights @ torch.where(finite[..., None], v, 0.0)
-    for j in (~finite).any(0).any(0).nonzero().flatten().tolist():
+    for j in (j for j, clean in enumerate(finite.flatten(0, -2).all(0)) if not clean):
         special = kept[..., j] & ~finite[..., None, j]
         output = output + torch.where(special[..., None], weights[..., j, None] * v[..., None, j, :], 0.0)
     return output
@@ -187,7 +193,7 @@ def _result(weighed: Weighed, v: Tensor, kept: Tensor) -> OracleResult:
         delta=weighed.delta if weighed.delta.dim() == 3 else weighed.delta.amax(0),
         count=kept.sum(-1),
         max_logit=torch.cat([weighed.logits, nothing], dim=-1).amax(-1),
-        entropy=-torch.special.xlogy(shares, shares).sum(-1),
+        entropy=0 - torch.xlogy(shares, shares).sum(-1),
         argmax=torch.where(alive, argmax, -1),
     )
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qkv.testing.oracle import OracleResult, full_mask, oracle, weigh_values
+from qkv.testing.oracle import OracleResult, default_scale, full_mask, oracle, weigh_values
 from qkv.testing.oracle_weights import Sigmoid
 
 
@@ -76,9 +76,10 @@ def oracle_gradients(
     )
     alive = (result.count > 0)[..., None]
     do = torch.where(alive, grad_output.double(), 0.0)
-    torch.where(alive, result.output * do, 0.0).sum().backward()
-    values = {name: torch.zeros_like(x) if x.grad is None else x.grad for name, x in leaves.items()}
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    total = torch.where(alive, result.output * do, 0.0).sum()
+    found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    values = dict(zip(leaves, found, strict=True))
+    scale = default_scale(q.shape[-1]) if scale is None else scale
     with torch.no_grad():
         terms = _Terms(leaves["q"], leaves["k"], leaves["v"], do, keep, result, scale, softcap, sigmoid)
         magnitudes = {"q": terms.q, "k": terms.k, "v": terms.v}
@@ -117,7 +118,7 @@ class _Terms:
         self.key = torch.where(used, k.repeat_interleave(self.groups, 1), 0.0)
         value = torch.where(used, v.repeat_interleave(self.groups, 1), 0.0)
         self.weights = result.weights
-        self.queries_per_key = int(kept.unflatten(1, (-1, self.groups)).sum((2, 3)).amax()) if kept.numel() else 0
+        self.queries_per_key = int(_per_group(kept.double().sum(2), self.groups).amax()) if kept.numel() else 0
         products = torch.where(kept, do.abs() @ value.abs().transpose(-1, -2), 0.0)
         self.row_sums = weigh_values(self.weights, value.abs(), kept).mul(do.abs()).sum(-1)
         self.scores = self.weights * (products + self.row_sums[..., None])
@@ -142,7 +143,12 @@ class _Terms:
         return torch.where(self.result.count > 0, torch.exp(sink[:, None] - (0.0 if lse is None else lse)), 0.0)
 
     def _per_key(self, terms: Tensor, x: Tensor) -> Tensor:
-        return (terms.transpose(-1, -2) @ x).unflatten(1, (-1, self.groups)).sum(2)
+        return _per_group(terms.transpose(-1, -2) @ x, self.groups)
+
+
+def _per_group(x: Tensor, groups: int) -> Tensor:
+    """[b, h, ...] summed over the query heads that share a key head."""
+    return x.reshape(x.shape[0], -1, groups, *x.shape[2:]).sum(2)
 
 
 def _reduce(x: Tensor, shape: torch.Size) -> Tensor:

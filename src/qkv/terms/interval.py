@@ -47,24 +47,27 @@ class Block:
 
 def bounds(node: Node, block: Block) -> Interval:
     """Bounds of the node's values over each block."""
+    return all_bounds(node, block)[id(node)]
+
+
+def all_bounds(node: Node, block: Block) -> dict[int, Interval]:
+    """Bounds of every node of the graph over each block, by the node's ``id``."""
     done: dict[int, Interval] = {}
     with np.errstate(all="ignore"):
         for current in walk(node):
             done[id(current)] = _bound(current, block, done)
-    return done[id(node)]
+    return done
 
 
 def stays_inside(node: Node, block: Block) -> frozenset[Lookup]:
     """The lookups of the graph whose indices provably stay in their tables over the blocks."""
+    done = all_bounds(node, block)
     found: set[Lookup] = set()
-    done: dict[int, Interval] = {}
-    with np.errstate(all="ignore"):
-        for current in walk(node):
-            done[id(current)] = _bound(current, block, done)
-            if isinstance(current, Lookup):
-                pairs = zip((done[id(i)] for i in current.indices), current.table.tensor.shape, strict=True)
-                if all(bool(np.all(b.low >= 0)) and bool(np.all(b.high < size)) for b, size in pairs):
-                    found.add(current)
+    for current in walk(node):
+        if isinstance(current, Lookup):
+            pairs = zip((done[id(i)] for i in current.indices), current.table.tensor.shape, strict=True)
+            if all(bool(np.all(b.low >= 0)) and bool(np.all(b.high < size)) for b, size in pairs):
+                found.add(current)
     return frozenset(found)
 
 
@@ -115,7 +118,10 @@ def _apply(node: Apply, operands: list[Interval]) -> Interval:
             return Interval(-a.high, -a.low)
         case "abs":
             crosses = (a.low <= 0) & (a.high >= 0)
-            return Interval(np.where(crosses, 0.0, np.minimum(np.abs(a.low), np.abs(a.high))), np.maximum(np.abs(a.low), np.abs(a.high)))
+            return Interval(
+                np.where(crosses, 0.0, np.minimum(np.abs(a.low), np.abs(a.high))),
+                np.maximum(np.abs(a.low), np.abs(a.high)),
+            )
         case "min":
             return Interval(np.minimum(a.low, b.low), np.minimum(a.high, b.high))
         case "max":
@@ -145,11 +151,15 @@ def _apply(node: Apply, operands: list[Interval]) -> Interval:
         case "select":
             chosen, other = operands[1], operands[2]
             low = np.where(a.low == 1, chosen.low, np.where(a.high == 0, other.low, np.minimum(chosen.low, other.low)))
-            high = np.where(a.low == 1, chosen.high, np.where(a.high == 0, other.high, np.maximum(chosen.high, other.high)))
+            high = np.where(
+                a.low == 1, chosen.high, np.where(a.high == 0, other.high, np.maximum(chosen.high, other.high))
+            )
             return Interval(low, high)
         case name if name in _MONOTONE:
             low, high = _MONOTONE[name](a.low), _MONOTONE[name](a.high)
-            if name in _ROUNDED:  # the kernel rounds in its own way; leave room for a few units in the last place of float32
+            if (
+                name in _ROUNDED
+            ):  # the kernel rounds in its own way; leave room for a few units in the last place of float32
                 low, high = low - 1e-5 * np.abs(low) - 1e-30, high + 1e-5 * np.abs(high) + 1e-30
             return Interval(low, high)
         case "sin" | "cos" | "erf":
@@ -209,7 +219,8 @@ class RangeTable:
         level = np.floor(np.log2(np.maximum(last - first + 1, 1))).astype(np.int64)
         second = last - (1 << level) + 1
         return Interval(
-            np.minimum(self.low[level, first], self.low[level, second]), np.maximum(self.high[level, first], self.high[level, second])
+            np.minimum(self.low[level, first], self.low[level, second]),
+            np.maximum(self.high[level, first], self.high[level, second]),
         )
 
 

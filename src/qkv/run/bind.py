@@ -1,0 +1,254 @@
+"""A spec bound to tensors: everything checked, everything in canonical layout, nothing computed but projections and rotations.
+
+Checks that depend on shapes, dtypes and devices alone are made once for each signature and remembered with the plan; a repeated call
+costs a few dictionary look-ups. This module refuses to know how sums are taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..coords.sizes import Solved, solve
+from ..errors import DeviceError, DtypeError, ShapeError, SizeMismatch, SpecError
+from ..spec import Lowered, Spec
+from ..terms.expr import Captured, Lookup
+from ..terms.interval import Block, RangeTable, stays_inside
+from ..terms.scope import Claim
+from ..terms.weights import Differential, Linear
+from .layout import Layout, Return, flatten_last
+from .places import Places, resolve
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+FLOATS = ("float64", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a signature (shapes, dtypes, device) settles: sizes, lowered graphs, layouts, the default scale."""
+
+    spec: Spec
+    lowered: Lowered
+    sizes: Mapping[str, int]
+    query: Layout
+    key: Layout
+    value: Layout
+    output: Return
+    row: Return
+    scale: float
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes of a score: shared, query-only, key."""
+        return (*self.lowered.shared, *self.lowered.query_order, *self.lowered.key)
+
+
+@dataclass(slots=True)
+class Bound:
+    """One call, ready for a strategy.
+
+    ``q`` is ``[shared..., query-only..., feature]``, ``k`` ``[shared..., key..., feature]``, ``v`` ``[shared..., key..., value feature]``; for differential weights
+    q and k have a leading axis of size 2. Features are rotated or mapped already. ``tables`` maps captured tensors to those to read. ``inside`` holds the
+    lookups that cannot leave their tables.
+    """
+
+    frame: Frame
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    places: Places
+    tables: dict[Captured, Tensor]
+    inside: frozenset[Lookup]
+    ranges: dict[Captured, RangeTable | None]
+    want: frozenset[str]
+    dropout: float
+    seed: int
+    finite: bool | None = None
+
+    @property
+    def spec(self) -> Spec:
+        """The spec that is run."""
+        return self.frame.spec
+
+    @property
+    def lowered(self) -> Lowered:
+        """The spec's graphs."""
+        return self.frame.lowered
+
+    @property
+    def working_dtype(self) -> torch.dtype:
+        """float64 for float64 tensors, float32 for all others."""
+        import torch
+
+        return torch.float64 if self.frame.dtype == torch.float64 else torch.float32
+
+
+def frame(spec: Spec, q: Tensor, k: Tensor, v: Tensor, known: Mapping[str, int] | None) -> Frame:
+    """Everything that shapes, dtypes and devices settle, checked. Raises the named error of each mistake."""
+    check_tensors(q, k, v)
+    solved = solve(spec.parsed, {"q": tuple(q.shape), "k": tuple(k.shape), "v": tuple(v.shape)}, known)
+    lowered = spec.lowered(_counts(spec, solved))
+    sizes = solved.sizes
+    _check_sizes(spec, lowered, sizes)
+    for claim in lowered.claims:
+        _check_claim(claim, sizes)
+    for table in lowered.captured:
+        if not table.movable and table.tensor.device != q.device:
+            raise DeviceError(f"{table.label or 'a captured tensor'} is on {table.tensor.device}, q on {q.device}.\n  Move it: tensor.to(q.device), then make the term again.")
+    features = lowered.features
+    if lowered.branch is not None:
+        features = (lowered.branch, *(f for f in features if f != lowered.branch))
+    rows = (*lowered.shared, *lowered.query_order)
+    pattern = lowered.pattern
+    query_axes = (lowered.branch, *rows, *features[1:]) if lowered.branch else (*rows, *features)
+    key_axes = (*lowered.shared, *lowered.key)
+    return Frame(
+        spec,
+        lowered,
+        sizes,
+        Layout.of(pattern.query, sizes, query_axes),
+        Layout.of(pattern.key, sizes, (lowered.branch, *key_axes, *features[1:]) if lowered.branch else (*key_axes, *features)),
+        Layout.of(pattern.value, sizes, (*key_axes, *lowered.value_features)),
+        Return.of(pattern.output, sizes, (*rows, *lowered.value_features)),
+        Return.of(pattern.output, sizes, rows, without=frozenset(lowered.value_features)),
+        _scale(spec, lowered, sizes),
+        q.dtype,
+        q.device,
+    )
+
+
+def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Float tensors of one dtype on one device; ``DtypeError`` or ``DeviceError`` otherwise."""
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        if not hasattr(tensor, "requires_grad"):
+            raise DtypeError(f"{name} is {type(tensor).__name__}, not a torch tensor.\n  Convert it: torch.as_tensor({name}).")
+        if str(tensor.dtype).removeprefix("torch.") not in FLOATS:
+            raise DtypeError(f"{name} is {tensor.dtype}; attention is computed on {', '.join(FLOATS)}.\n  Convert it: {name}.float().")
+        if tensor.dtype != q.dtype:
+            raise DtypeError(f"{name} is {tensor.dtype} and q is {q.dtype}.\n  Give one dtype: {name}.to(q.dtype).")
+        if tensor.device != q.device:
+            raise DeviceError(f"{name} is on {tensor.device}, q on {q.device}.\n  Move it: {name}.to(q.device).")
+
+
+def _counts(spec: Spec, solved: Solved) -> dict[str, int]:
+    rests = [name for tensor in spec.parsed.tensors.values() for name in tensor.rests]
+    return {rest: sum(1 for c in solved.pattern.coordinates if c.startswith(f"{rest}.")) for rest in rests}
+
+
+def _check_sizes(spec: Spec, lowered: Lowered, sizes: Mapping[str, int]) -> None:
+    for name in lowered.features:
+        if sizes[name] == 0:
+            raise ShapeError(f'feature coordinate "{name}" has size 0, so there is nothing to multiply.\n    pattern: {spec.pattern}\n  Was a slice empty?')
+    if isinstance(spec.weights, Differential):
+        if lowered.branch is not None and sizes[lowered.branch] != 2:
+            raise SizeMismatch(
+                f'differential: branch "{lowered.branch}" has size {sizes[lowered.branch]}, and there are two maps.\n  Give q and k 2 along "{lowered.branch}".',
+                coordinate=lowered.branch,
+            )
+        if lowered.branch is None and (len(lowered.features) != 1 or sizes[lowered.features[0]] % 2):
+            shown = " ".join(f"{n}={sizes[n]}" for n in lowered.features)
+            raise SizeMismatch(f"differential: the feature ({shown}) cannot be split in half.\n  Give an even feature size, or name a feature coordinate of size 2: branch=...", coordinate=lowered.features[0])
+
+
+def _check_claim(claim: Claim, sizes: Mapping[str, int]) -> None:
+    shape = tuple(claim.table.tensor.shape)
+    for axis, names in enumerate(claim.axes):
+        expected = math.prod(sizes[name] for name in names)
+        if names and shape[axis] != expected:
+            name = " ".join(names)
+            spelled = f"({name})" if len(names) > 1 else name
+            raise SizeMismatch(
+                f'coordinate "{name}" has two sizes.\n    call:       {spelled}={expected}\n    {claim.term}: {spelled}={shape[axis]}   (axis {axis} of a tensor of shape {shape})\n'
+                "  A captured tensor has this call's sizes along the coordinates it names; size 1 does not stand for others: leave the coordinate out instead.",
+                coordinate=name,
+                seen={"call": expected, claim.term: shape[axis]},
+            )
+
+
+def _scale(spec: Spec, lowered: Lowered, sizes: Mapping[str, int]) -> float:
+    if spec.scale is not None:
+        return spec.scale
+    if isinstance(spec.weights, Linear):
+        return 1.0
+    size = math.prod(sizes[name] for name in lowered.features if name != lowered.branch)
+    if isinstance(spec.weights, Differential) and lowered.branch is None:
+        size //= 2
+    return 1.0 / math.sqrt(size)
+
+
+def bind(
+    made: Frame, q: Tensor, k: Tensor, v: Tensor, *, positions: Mapping[str, Any] | None, align: str | None, want: frozenset[str], dropout: float, seed: int
+) -> Bound:
+    """The call in canonical layout, rotated and projected. ``made`` must be the frame of these tensors' signature."""
+    lowered, sizes = made.lowered, made.sizes
+    places = Places(made.axes, sizes, resolve(lowered, sizes, positions, align, made.device), made.device)
+    halves = isinstance(made.spec.weights, Differential) and lowered.branch is None
+    queries = _prepared(made, made.query.canonical(q), places, 0, halves)
+    keys = _prepared(made, made.key.canonical(k), places, 1, halves)
+    values = flatten_last(made.value.canonical(v), len(lowered.value_features))
+    ranges: dict[Captured, RangeTable | None] = {}
+    tables = _tables(made, queries)
+    return Bound(made, queries, keys, values, places, tables, _inside(lowered, places, sizes, ranges), ranges, want, dropout, seed)
+
+
+def _prepared(made: Frame, x: Tensor, places: Places, side: int, halves: bool) -> Tensor:
+    """Queries (side 0) or keys (side 1) with the branch in front, rotated, mapped, features flattened."""
+    lowered = made.lowered
+    if halves:
+        x = x.unflatten(-1, (2, x.shape[-1] // 2)).movedim(-2, 0)
+    count = len(lowered.features) - (1 if lowered.branch else 0)
+    rope = made.spec.position
+    if rope is not None and lowered.rotated is not None:
+        axes = (*lowered.shared, *(lowered.query_order if side == 0 else lowered.key))
+        standing = places.rotation(lowered.rotated[side], axes)
+        for _ in range(count - 1):
+            standing = standing.unsqueeze(-1)
+        x = rope.rotate(x, standing, length=places.largest(lowered.rotated[1]))
+    x = flatten_last(x, count)
+    return made.spec.weights.map(x) if isinstance(made.spec.weights, Linear) else x
+
+
+def _tables(made: Frame, queries: Tensor) -> dict[Captured, Tensor]:
+    """The tensors that lookups read: captured ones, on the call's device, and queries multiplied with a table."""
+    tables = {c: c.tensor.to(made.device) if c.movable else c.tensor for c in made.lowered.captured}
+    for projection in made.lowered.projections:
+        table = projection.tensor
+        if table.shape[1] != queries.shape[-1]:
+            raise SizeMismatch(
+                f"shaw: key_table has vectors of size {table.shape[1]}, and the feature has size {queries.shape[-1]}.\n  Give a table of shape [{table.shape[0]}, {queries.shape[-1]}].",
+                coordinate=made.lowered.features[-1],
+            )
+        tables[projection] = made.scale * (queries.to(table.dtype) if table.dtype.itemsize > queries.dtype.itemsize else queries) @ table.to(
+            queries.dtype if queries.dtype.itemsize >= table.dtype.itemsize else table.dtype
+        ).transpose(0, 1)
+    if made.lowered.row_table is not None:
+        rows = made.lowered.row_table[0]
+        size = math.prod(made.sizes[n] for n in made.lowered.value_features)
+        if rows.tensor.shape[1] != size:
+            raise SizeMismatch(
+                f"shaw: value_table has vectors of size {rows.tensor.shape[1]}, and the value feature has size {size}.\n  Give a table of shape [{rows.tensor.shape[0]}, {size}].",
+                coordinate=made.lowered.value_features[-1],
+            )
+    return tables
+
+
+def _inside(lowered: Lowered, places: Places, sizes: Mapping[str, int], ranges: dict[Captured, RangeTable | None]) -> frozenset[Lookup]:
+    """The lookups that stay in their tables over the whole call."""
+    if not lowered.captured or any(sizes[n] == 0 for n in places.names):
+        return frozenset()
+    indices, positions = places.bounds({})
+    block = Block(indices, positions, sizes, ranges)
+    return frozenset().union(*(stays_inside(node, block) for node in lowered.nodes))
+
+
+def check_dropout(dropout: float) -> None:
+    """``SpecError`` unless ``dropout`` is a probability below 1."""
+    if isinstance(dropout, bool) or not 0.0 <= dropout < 1.0:
+        raise SpecError(f"dropout={dropout!r} must be a probability in [0, 1).\n  It is the share of weights that are dropped.")

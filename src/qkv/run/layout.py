@@ -1,0 +1,81 @@
+"""From a caller's layout to the one that strategies work in, and back.
+
+Canonical tensors are q ``[shared..., query-only..., feature]``, k ``[shared..., key..., feature]``, v ``[shared..., key..., value feature]``, with several feature
+coordinates flattened into one. Everything is a view where the strides allow it. This module knows axes; it refuses to know what is computed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..coords.pattern import TensorPattern
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How one tensor's axes become canonical ones: merged axes split, axes permuted; ``plain`` when nothing is to do."""
+
+    splits: tuple[tuple[int, tuple[int, ...]], ...]
+    order: tuple[int, ...]
+    plain: bool
+
+    @staticmethod
+    def of(pattern: TensorPattern, sizes: Mapping[str, int], order: Sequence[str]) -> Layout:
+        """The layout that brings a tensor with the axes of ``pattern`` into the order ``order``."""
+        flat = [name for axis in pattern.axes for name in axis.names]
+        permutation = tuple(flat.index(name) for name in order)
+        # From the last axis to the first, so that the numbers of the axes before stay right.
+        splits = tuple(
+            (n, tuple(sizes[name] for name in axis.names))
+            for n, axis in reversed(list(enumerate(pattern.axes)))
+            if len(axis.names) != 1
+        )
+        return Layout(splits, permutation, not splits and permutation == tuple(range(len(permutation))))
+
+    def canonical(self, tensor: Tensor) -> Tensor:
+        """A view of ``tensor`` with one axis for each coordinate, in canonical order."""
+        if self.plain:
+            return tensor
+        for axis, sizes in self.splits:
+            tensor = tensor.unflatten(axis, sizes) if sizes else tensor.squeeze(axis)
+        return tensor.permute(self.order)
+
+
+def flatten_last(tensor: Tensor, count: int) -> Tensor:
+    """The last ``count`` axes as one; a view when there is only one."""
+    return tensor if count == 1 else tensor.flatten(-count)
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """How a canonical result becomes the pattern's output: value features split, axes permuted, merged axes flattened."""
+
+    split: tuple[int, ...]
+    order: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    @staticmethod
+    def of(pattern: TensorPattern, sizes: Mapping[str, int], canonical: Sequence[str], without: frozenset[str] = frozenset()) -> Return:
+        """The way back for a result whose axes are ``canonical``, into ``pattern`` less the coordinates ``without``."""
+        axes = [[name for name in axis.names if name not in without] for axis in pattern.axes]
+        kept = [names for names, axis in zip(axes, pattern.axes, strict=True) if names or not axis.names]
+        flat = [name for names in kept for name in names]
+        return Return(
+            tuple(sizes[name] for name in canonical),
+            tuple(list(canonical).index(name) for name in flat),
+            tuple(math.prod(sizes[name] for name in names) for names in kept),
+        )
+
+    def apply(self, tensor: Tensor) -> Tensor:
+        """The result in the pattern's layout; a leading axis that the pattern does not know stays in front."""
+        extra = tensor.shape[: tensor.dim() - len(self.split)] if tensor.dim() > len(self.split) else ()
+        lead = len(extra)
+        out = tensor if tuple(tensor.shape[lead:]) == self.split else tensor.reshape(*extra, *self.split)
+        out = out.permute(*range(lead), *(lead + n for n in self.order))
+        return out if tuple(out.shape[lead:]) == self.shape else out.reshape(*extra, *self.shape)

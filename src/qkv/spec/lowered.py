@@ -1,0 +1,155 @@
+"""A spec with its names resolved: what every strategy reads instead of terms.
+
+Lowering turns the four parts into graphs over the coordinates of one pattern whose rests are written out. It knows names and
+graphs; sizes and tensors come later, when a call is bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..coords.pattern import Pattern
+from ..coords.roles import Roles, roles
+from ..errors import SpecError
+from ..terms.expr import Captured, Constant, Node, Position, Score, apply, captured_in, positions_read
+from ..terms.scope import Claim, Scope
+from ..terms.score import Projection, Shaw
+from ..terms.weights import Differential, Linear, Softmax, head_value
+
+if TYPE_CHECKING:
+    from .spec import Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """The graphs and coordinates of a spec for one number of coordinates in each rest.
+
+    ``keep`` is None when every key is kept, ``score`` is None when the scaled product is used as it is (a graph over ``Score()`` otherwise),
+    ``sink``, ``lam`` and ``decay`` are by head. ``row_table`` is a table of vectors added to values and the row to read.
+    ``query_order`` holds the query-only coordinates, sequences before head groups. ``relations`` are the pairs of a query and a key coordinate whose positions some part compares.
+    """
+
+    pattern: Pattern
+    roles: Roles
+    shared: tuple[str, ...]
+    query_order: tuple[str, ...]
+    key: tuple[str, ...]
+    features: tuple[str, ...]
+    value_features: tuple[str, ...]
+    branch: str | None
+    keep: Node | None
+    score: Node | None
+    sink: Node | None
+    lam: Node | None
+    row_table: tuple[Captured, Node] | None
+    projections: tuple[Projection, ...]
+    claims: tuple[Claim, ...]
+    captured: tuple[Captured, ...]
+    relations: frozenset[tuple[str, str]]
+    rotated: tuple[str, str] | None
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Every graph of the spec."""
+        row = None if self.row_table is None else self.row_table[1]
+        return tuple(n for n in (self.keep, self.score, self.sink, self.lam, row) if n is not None)
+
+
+def lower(spec: Spec, pattern: Pattern) -> Lowered:
+    """The graphs of ``spec`` over ``pattern``, whose rests are written out. Raises what the terms raise."""
+    found = roles(pattern)
+    scope = make_scope(spec, pattern, found)
+    keep = None if spec.keep is None else spec.keep.lower(scope)
+    if isinstance(keep, Constant) and keep.value is True:
+        keep = None
+    node: Node = Score()
+    row_table = None
+    projections: list[Projection] = []
+    for term in spec.score:
+        node = term.lower(scope, node)
+        if isinstance(term, Shaw):
+            projections.append(term.keys)
+            if term.values is not None:
+                row_table = (term.values, term.row(scope))
+    weights = spec.weights
+    sink = weights.sink_node(scope) if isinstance(weights, Softmax) else None
+    lam = head_value("differential", weights.lam, scope, weights.head) if isinstance(weights, Differential) else None
+    if isinstance(weights, Linear) and weights.decay is not None:
+        node = _decayed(node, weights, scope)
+    rotated = None
+    if spec.position is not None:
+        rotated = (scope.query("rope()", None), scope.key_of("rope()", None))
+    graphs = [n for n in (keep, node, sink, lam, None if row_table is None else row_table[1]) if n is not None]
+    relations = _relations(graphs, scope)
+    sequences = [q for q in found.query_only if q in found.query_candidates]
+    return Lowered(
+        pattern=pattern,
+        roles=found,
+        shared=found.shared,
+        query_order=(*sequences, *(q for q in found.query_only if q not in sequences)),
+        key=found.key,
+        features=found.feature,
+        value_features=found.value_feature,
+        branch=_branch(weights, found, pattern.text),
+        keep=keep,
+        score=None if isinstance(node, Score) else node,
+        sink=sink,
+        lam=lam,
+        row_table=row_table,
+        projections=tuple(projections),
+        claims=tuple(dict.fromkeys(scope.claims)),
+        captured=tuple(dict.fromkeys(c for graph in graphs for c in captured_in(graph))),
+        relations=relations | ({rotated} if rotated else set()),
+        rotated=rotated,
+    )
+
+
+def make_scope(spec: Spec, pattern: Pattern, found: Roles) -> Scope:
+    """What the spec's terms may refer to; a rest's coordinates are known by the rest's name."""
+    rests: dict[str, list[str]] = {name: [] for tensor in spec.parsed.tensors.values() for name in tensor.rests}
+    for name in pattern.coordinates:
+        base = name.rsplit(".", 1)[0]
+        if "." in name and base in rests and name not in rests[base]:
+            rests[base].append(name)
+    return Scope(
+        text=spec.pattern,
+        shared=found.shared,
+        query_only=found.query_only,
+        key=found.key,
+        query_candidates=found.query_candidates,
+        groups=found.groups,
+        rests={name: tuple(found) for name, found in rests.items()},
+    )
+
+
+def _decayed(score: Node, weights: Linear, scope: Scope) -> Node:
+    """The linear weight times ``decay ** |i - j|``."""
+    if weights.decay is None:
+        return score
+    query, key = scope.query("linear(decay)", None), scope.key_of("linear(decay)", None)
+    distance = apply("abs", apply("sub", Position(query), Position(key)))
+    rate = head_value("linear", weights.decay, scope, weights.head)
+    return apply("mul", score, apply("pow", rate, apply("float", distance)))
+
+
+def _relations(graphs: Iterable[Node], scope: Scope) -> frozenset[tuple[str, str]]:
+    """The pairs of a query and a key coordinate whose positions stand in one graph."""
+    pairs: set[tuple[str, str]] = set()
+    for graph in graphs:
+        read = positions_read(graph)
+        pairs |= {(q, k) for q in scope.query_only if q in read for k in scope.key if k in read}
+    return frozenset(pairs)
+
+
+def _branch(weights: object, found: Roles, text: str) -> str | None:
+    """The feature coordinate that tells the two maps of differential weights apart, if one was named."""
+    if not isinstance(weights, Differential) or weights.branch is None:
+        return None
+    if weights.branch not in found.feature or len(found.feature) < 2:
+        raise SpecError(
+            f'differential: branch="{weights.branch}" is not one of several feature coordinates.\n    features: {" ".join(found.feature)}\n    pattern: {text}\n'
+            "  Write a feature coordinate of size 2 into Q and K (b h i (c d), b h j (c d), ...), or leave branch out to split the feature in half."
+        )
+    return weights.branch

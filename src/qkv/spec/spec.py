@@ -1,0 +1,202 @@
+"""The spec: a pattern and the four places where attention can be changed, as frozen data, checked when it is made.
+
+It says what is computed and nothing of how. Calling it, running it and planning it go through the door that the ``run`` room hangs in here; a
+spec itself knows no tensor but the captured ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .. import limits
+from ..coords.pattern import Pattern, parse
+from ..coords.roles import Roles, roles
+from ..errors import InternalError, LimitError, SpecError
+from ..terms.keep import Keep
+from ..terms.position import Rope
+from ..terms.score import ScoreTerm, Shaw
+from ..terms.weights import Differential, Linear, Softmax, Weights
+from .lowered import Lowered, lower
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..coords.named import Named
+
+DEFAULT_PATTERN = "b h i d, b h j d, b h j e -> b h i e"
+"""The layout of torch's SDPA."""
+
+WANTS = ("lse", "max_logit", "entropy", "argmax", "weights")
+"""What ``run(want=...)`` can return beside the output."""
+
+
+class Door(Protocol):
+    """What the run room provides: running a spec and planning it."""
+
+    def run(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Any: ...
+
+    def plan(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Any: ...
+
+
+_doors: list[Door] = []
+
+
+def hang(door: Door) -> None:
+    """Makes ``door`` the one through which specs run; the run room calls this once."""
+    _doors[:] = [door]
+
+
+def door() -> Door:
+    """The door that was hung. Raises ``InternalError`` when the package was taken apart."""
+    if not _doors:
+        raise InternalError("nothing runs specs: import qkv, not a part of it")
+    return _doors[0]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is computed: a pattern and the parts ``position``, ``score``, ``keep``, ``weights``, with a ``scale``.
+
+    ``pattern``: the coordinates of q, k, v and the output (DESIGN: roles follow from where a coordinate stands). ``score``: one term or several, applied in order.
+    ``scale``: a finite number, or None for 1/sqrt(size of the feature coordinate). Specs compare and hash by what they say; captured tensors by identity.
+    Raises ``PatternError``, ``CoordinateError``, ``PositionError`` or ``SpecError`` on construction, for parts that make no sense alone or together.
+
+    >>> import qkv
+    >>> qkv.Spec("b (h g) i d, b h j d, b h j e -> b (h g) i e", keep=qkv.causal() & qkv.window(4096))
+    Spec("b (h g) i d, b h j d, b h j e -> b (h g) i e", keep=causal() & window(4096))
+    """
+
+    pattern: str = DEFAULT_PATTERN
+    _: KW_ONLY
+    position: Rope | None = None
+    score: tuple[ScoreTerm, ...] = ()
+    keep: Keep | None = None
+    weights: Weights = field(default_factory=Softmax)
+    scale: float | None = None
+
+    def __init__(
+        self,
+        pattern: str = DEFAULT_PATTERN,
+        *,
+        position: Rope | None = None,
+        score: ScoreTerm | Iterable[ScoreTerm] | None = None,
+        keep: Keep | None = None,
+        weights: Weights | None = None,
+        scale: float | None = None,
+    ) -> None:
+        terms = () if score is None else (score,) if isinstance(score, ScoreTerm) else _terms(score)
+        chosen = Softmax() if weights is None else weights
+        for name, value in (("pattern", pattern), ("position", position), ("score", terms), ("keep", keep), ("weights", chosen)):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "scale", scale if scale is None else _scale(scale))
+        _check_types(self)
+        _check_together(self)
+        object.__setattr__(self, "_lowered", {})
+        self.lowered({name: 1 for tensor in self.parsed.tensors.values() for name in tensor.rests})
+
+    @cached_property
+    def parsed(self) -> Pattern:
+        """The pattern as data."""
+        return parse(self.pattern)
+
+    @cached_property
+    def roles(self) -> Roles:
+        """The role of each coordinate; a rest appears as ``..b``."""
+        return roles(self.parsed)
+
+    def lowered(self, counts: Mapping[str, int]) -> Lowered:
+        """The parts as graphs, for ``counts[rest]`` coordinates in each rest."""
+        known: dict[tuple[tuple[str, int], ...], Lowered] = self._lowered  # type: ignore[attr-defined]
+        key = tuple(sorted(counts.items()))
+        if key not in known:
+            known[key] = lower(self, self.parsed.expand(counts) if counts else self.parsed)
+        return known[key]
+
+    def __call__(self, q: Tensor | Named, k: Tensor | Named, v: Tensor | Named, **options: Any) -> Any:
+        """The output tensor (a ``Named`` when the inputs are). Options as of ``run``, without ``want``."""
+        return door().run(self, q, k, v, options).output
+
+    def run(self, q: Tensor | Named, k: Tensor | Named, v: Tensor | Named, *, want: Iterable[str] = (), **options: Any) -> Any:
+        """A ``Result`` with the output, the plan and what is wanted of ``lse``, ``max_logit``, ``entropy``, ``argmax``, ``weights``.
+
+        ``positions``: where elements stand, by coordinate: the first one's position, a tensor with one position for each, or ``(tensor, "b i")``. ``align``: ``"start"`` or ``"end"``, when
+        queries and keys differ in number. ``dropout``: the probability that a weight is dropped; ``seed`` fixes which. ``sizes``: sizes that shapes leave open.
+        """
+        return door().run(self, q, k, v, {**options, "want": want})
+
+    def plan(self, q: Tensor | Named, k: Tensor | Named, v: Tensor | Named, **options: Any) -> Any:
+        """The ``Plan`` for such a call: the strategy, why, what was refused and why, and what it costs. Nothing is computed. Options as of ``run``."""
+        return door().plan(self, q, k, v, options)
+
+    def __repr__(self) -> str:
+        parts = [f'"{self.pattern}"']
+        parts += [f"position={self.position!r}"] if self.position is not None else []
+        parts += [f"score={self.score[0]!r}" if len(self.score) == 1 else f"score={self.score!r}"] if self.score else []
+        parts += [f"keep={self.keep!r}"] if self.keep is not None else []
+        parts += [f"weights={self.weights!r}"] if self.weights != Softmax() else []
+        parts += [f"scale={self.scale:g}"] if self.scale is not None else []
+        return f"Spec({', '.join(parts)})"
+
+    def __hash__(self) -> int:
+        cached = self.__dict__.get("_hash")
+        if cached is None:
+            cached = hash((self.pattern, self.position, self.score, self.keep, self.weights, self.scale))
+            object.__setattr__(self, "_hash", cached)
+        return cached
+
+
+def _terms(score: object) -> tuple[ScoreTerm, ...]:
+    if not isinstance(score, Iterable):
+        raise SpecError(f"score={score!r} is not a score term.\n  Wrap a function: qkv.score(lambda score, i, j: ...); a tensor: qkv.bias(tensor, 'h i j').")
+    return tuple(score)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
+
+def _scale(scale: object) -> float:
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
+        raise SpecError(
+            f"scale={scale!r} must be a finite number, or None for 1/sqrt(size of the feature coordinate).\n"
+            "  A learned temperature is a score term: qkv.score(lambda score, h: score * temperature[h])."
+        )
+    return float(scale)
+
+
+_EXPECTED: dict[str, tuple[type, str]] = {
+    "position": (Rope, "qkv.rope(...)"),
+    "keep": (Keep, "qkv.causal(), qkv.keep(lambda i, j: ...) or qkv.padding(mask, 'b j')"),
+    "weights": (Weights, "qkv.softmax(), qkv.sigmoid(), qkv.differential(...) or qkv.linear()"),
+}
+
+
+def _check_types(spec: Spec) -> None:
+    if not isinstance(spec.pattern, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SpecError(f"pattern={spec.pattern!r} must be a text.\n  Write the coordinates of q, k, v and the output: {DEFAULT_PATTERN!r}.")
+    for name, (kind, instead) in _EXPECTED.items():
+        value = getattr(spec, name)
+        if value is not None and not isinstance(value, kind):
+            raise SpecError(f"{name}={value!r} ({type(value).__name__}) is not a {name} term.\n  Give {instead}.")
+    for number, term in enumerate(spec.score, 1):
+        if not isinstance(term, ScoreTerm):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise SpecError(f"score term {number} is {term!r} ({type(term).__name__}).\n  Give qkv.softcap(c), qkv.alibi(), qkv.bias(tensor, 'h i j') or qkv.score(lambda score, i, j: ...).")
+    if len(spec.score) > limits.SCORE_TERMS:
+        raise LimitError(f"{len(spec.score)} score terms are more than {limits.SCORE_TERMS}.\n  Combine them in one function: qkv.score(lambda score, i, j: ...).")
+
+
+def _check_together(spec: Spec) -> None:
+    """Combinations that have no meaning, each with its reason."""
+    shaws = [term for term in spec.score if isinstance(term, Shaw)]
+    if isinstance(spec.weights, Linear):
+        if spec.score:
+            raise SpecError(
+                f"linear weights have no score before a softmax that {spec.score[0]!r} could change: they are products of feature maps.\n"
+                "  Use softmax weights, or put the change into the feature map; distances can decay: linear(decay=0.9)."
+            )
+        if spec.scale is not None:
+            raise SpecError("linear weights take no scale: phi(scale * q . k) is not defined, and a factor of phi(q) . phi(k) cancels in the sum.\n  Scale q before the call, or leave scale out.")
+    if isinstance(spec.weights, Differential) and shaws:
+        raise SpecError("shaw's tables have vectors of the whole feature, and differential weights split the feature in two.\n  Use relative_bias, which adds numbers, with differential weights.")
+    if len(shaws) > 1:
+        raise SpecError("two shaw terms are given, and relative vectors are added to keys once.\n  Add the tables, or use one.")

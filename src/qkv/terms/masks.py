@@ -1,0 +1,313 @@
+"""The library's masks: causal, window, prefix, first, dilated, documents, padding, blocks, BigBird and trees.
+
+Each function says in one sentence which keys it keeps; positions are compared, never corners of a matrix. Combine them with ``&``, ``|``, ``~``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .. import limits
+from ..errors import LimitError, ShapeError, SpecError
+from .expr import Captured, Constant, Index, Lookup, Node, Position, Size, apply
+from .keep import DISTANCE, KEY, QUERY, Keep, Relative, compare, whole
+from .scope import Scope, captured
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def causal(*, query: str | None = None, key: str | None = None) -> Keep:
+    """Keeps the keys whose position is at most the query's.
+
+    ``query`` and ``key`` name the sequences where the pattern leaves several candidates. With different numbers of queries and
+    keys the call must say where the queries stand (``positions=`` or ``align=``), or it raises ``PositionError``.
+    """
+    return Relative("causal()", compare("ge", DISTANCE, 0), query, key)
+
+
+def window(left: int, right: int | None = None, *, query: str | None = None, key: str | None = None) -> Keep:
+    """``window(w)`` keeps ``w`` keys, the query's own and those before it; ``window(left, right)`` counts neighbours on each side, and keeps the own one too.
+
+    Raises ``SpecError`` for ``window(0)`` and negative counts.
+
+    >>> import qkv
+    >>> qkv.window(2).count(5), qkv.window(1, 1).count(5)
+    (9, 13)
+    """
+    if right is None:
+        width = whole("window(w)", "w", left, least=1)
+        node = apply("and", compare("ge", DISTANCE, 0), compare("lt", DISTANCE, width))
+        return Relative(f"window({width})", node, query, key)
+    before = whole("window(left, right)", "left", left, least=0)
+    after = whole("window(left, right)", "right", right, least=0)
+    node = apply("and", compare("le", DISTANCE, before), compare("ge", DISTANCE, -after))
+    return Relative(f"window({before}, {after})", node, query, key)
+
+
+def prefix(length: int, *, query: str | None = None, key: str | None = None) -> Keep:
+    """The first ``length`` positions see one another in both directions; ``causal() | prefix(n)`` is a prefix language model."""
+    n = whole("prefix(length)", "length", length, least=0)
+    return Relative(f"prefix({n})", apply("and", compare("lt", QUERY, n), compare("lt", KEY, n)), query, key)
+
+
+def first(count: int, *, key: str | None = None) -> Keep:
+    """Keeps the first ``count`` keys for every query: ``causal() & (window(w) | first(4))`` keeps attention sinks (StreamingLLM, Xiao et al. 2023)."""
+    n = whole("first(count)", "count", count, least=0)
+    return Relative(f"first({n})", compare("lt", KEY, n), None, key)
+
+
+def dilated(step: int, *, query: str | None = None, key: str | None = None) -> Keep:
+    """Keeps the keys whose distance from the query is a multiple of ``step`` (Sparse Transformer, Child et al. 2019)."""
+    n = whole("dilated(step)", "step", step, least=1)
+    return Relative(f"dilated({n})", compare("eq", apply("mod", DISTANCE, Constant(n)), 0), query, key)
+
+
+@dataclass(frozen=True, slots=True)
+class Padding(Keep):
+    """Keeps the keys that a mask tensor says are there."""
+
+    table: Captured
+    pattern: str
+
+    def lower(self, scope: Scope) -> Node:
+        """The lookup at this call's indices."""
+        return scope.read("padding", self.table, self.pattern)
+
+    def __repr__(self) -> str:
+        return f'padding({self.table!r}, "{self.pattern}")'
+
+
+def padding(mask: Tensor, pattern: str = "b j") -> Keep:
+    """Keeps what ``mask`` says: a bool tensor with the axes of ``pattern``, True where the key is kept.
+
+    The axes are this call's: any of shared, query-only and key coordinates, merged ones in parentheses. A full mask is
+    ``padding(mask, "b h i j")``. Raises ``DtypeError`` for a mask that is not bool, ``SizeMismatch`` at the call.
+    """
+    return Padding(captured("padding", mask, boolean=True, label="mask"), pattern)
+
+
+@dataclass(frozen=True, slots=True)
+class Documents(Keep):
+    """Keeps the keys of the query's own document."""
+
+    table: Captured
+    pattern: str
+    query: str | None
+    key: str | None
+
+    def lower(self, scope: Scope) -> Node:
+        """The comparison of the ids at the two positions."""
+        query, key = scope.query("documents", self.query), scope.key_of("documents", self.key)
+        axes = scope.axes("documents", self.pattern)
+        if len(self.table.tensor.shape) != len(axes) or not any(key in names for names in axes):
+            raise ShapeError(
+                f'documents: ids of shape {tuple(self.table.tensor.shape)} do not have the axes "{self.pattern}" with the key "{key}" among them.\n'
+                f'  Ids are indexed by position: documents(ids, "b {key}") for ids of shape [batch, positions].'
+            )
+
+        def at(sequence: str) -> Node:
+            nodes = [Position(sequence) if names == (key,) else scope.flat(names) for names in axes]
+            return Lookup(self.table, tuple(nodes))
+
+        return apply("eq", at(query), at(key))
+
+    def __repr__(self) -> str:
+        return f'documents({self.table!r}, "{self.pattern}")'
+
+
+def documents(ids: Tensor, pattern: str = "b j", *, query: str | None = None, key: str | None = None) -> Keep:
+    """Keeps the keys whose document is the query's: ``ids`` are whole numbers, read at the key's and at the query's position.
+
+    ``pattern`` names the axes of ``ids``, with the key coordinate standing for the position. Several sequences packed into one row stay apart:
+    ``causal() & documents(ids)``.
+    """
+    return Documents(captured("documents", ids, integer=True, label="ids"), pattern, query, key)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks(Keep):
+    """Keeps whole blocks of pairs."""
+
+    table: Captured
+    size: int
+    pattern: str
+    query: str | None
+    key: str | None
+
+    def lower(self, scope: Scope) -> Node:
+        """The lookup at the two block numbers."""
+        query, key = scope.query("blocks", self.query), scope.key_of("blocks", self.key)
+        axes = scope.axes("blocks", self.pattern)
+        if len(self.table.tensor.shape) != len(axes) or (query,) not in axes or (key,) not in axes:
+            raise ShapeError(
+                f'blocks: a table of shape {tuple(self.table.tensor.shape)} does not have the axes "{self.pattern}" with "{query}" and "{key}" among them.\n'
+                f'  Its axes are block numbers: blocks(table, {self.size}, "h {query} {key}") for a table of shape [heads, query blocks, key blocks].'
+            )
+        nodes = [
+            apply("floordiv", Position(n[0]), Constant(self.size)) if n in ((query,), (key,)) else scope.flat(n)
+            for n in axes
+        ]
+        return Lookup(self.table, tuple(nodes))
+
+    def __repr__(self) -> str:
+        return f'blocks({self.table!r}, {self.size}, "{self.pattern}")'
+
+
+def blocks(table: Tensor, size: int, pattern: str = "i j", *, query: str | None = None, key: str | None = None) -> Keep:
+    """Keeps the pairs whose block is True in ``table``: block ``[i // size, j // size]``, a bool tensor with the axes of ``pattern``."""
+    return Blocks(
+        captured("blocks", table, boolean=True, label="table"),
+        whole("blocks", "size", size, least=1),
+        pattern,
+        query,
+        key,
+    )
+
+
+_MODULUS = (1 << 31) - 1
+
+
+def _random_block(block: Node, count: Node, stream: int) -> Node:
+    """A number below ``count`` that depends on ``block`` and ``stream`` alone: two rounds of a multiplicative hash within 2^53."""
+    node = apply(
+        "mod", apply("add", apply("mul", block, Constant(1_103_515)), Constant(stream % _MODULUS)), Constant(_MODULUS)
+    )
+    for factor in (69_069, 48_271):
+        mixed = apply("add", apply("mul", node, Constant(factor)), apply("floordiv", node, Constant(1 << 13)))
+        node = apply("mod", mixed, Constant(_MODULUS))
+    return apply("mod", apply("floordiv", node, Constant(1 << 7)), count)
+
+
+@dataclass(frozen=True, slots=True)
+class BigBird(Keep):
+    """Window, global tokens and random blocks."""
+
+    window: int
+    num_global: int
+    num_random: int
+    block_size: int
+    seed: int
+    query: str | None
+    key: str | None
+
+    def lower(self, scope: Scope) -> Node:
+        """The union of the three."""
+        query, key = scope.query("bigbird", self.query), scope.key_of("bigbird", self.key)
+        i, j, size = Position(query), Position(key), Constant(self.block_size)
+        query_block, key_block = apply("floordiv", i, size), apply("floordiv", j, size)
+        near = compare("le", apply("abs", apply("sub", query_block, key_block)), self.window)
+        everywhere = apply("or", compare("lt", query_block, self.num_global), compare("lt", key_block, self.num_global))
+        node = apply("or", near, everywhere)
+        num_blocks = apply("floordiv", apply("add", Size(key), Constant(self.block_size - 1)), size)
+        for n in range(self.num_random):
+            stream = (self.seed * 1_000_003 + n) * 7_919 + 12_345
+            node = apply("or", node, apply("eq", key_block, _random_block(query_block, num_blocks, stream)))
+        return node
+
+    def __repr__(self) -> str:
+        return f"bigbird(window={self.window}, num_global={self.num_global}, num_random={self.num_random}, block_size={self.block_size}, seed={self.seed})"
+
+
+def bigbird(
+    *,
+    window: int = 1,
+    num_global: int = 1,
+    num_random: int = 1,
+    block_size: int = 1,
+    seed: int = 0,
+    query: str | None = None,
+    key: str | None = None,
+) -> Keep:
+    """Keeps blocks near the query, global blocks (as keys and as queries) and ``num_random`` random blocks for each query block.
+
+    All counts are in blocks of ``block_size`` positions; ``window`` counts blocks on each side. The random blocks depend on ``seed``, the query's block
+    and the number of key blocks alone, so they are the same in every call and strategy; one may coincide with a block that is kept anyway.
+    Source: Zaheer et al. 2020, Big Bird, section 2.
+    """
+    counts = {"window": window, "num_global": num_global, "num_random": num_random, "seed": seed}
+    for name, value in counts.items():
+        whole("bigbird", name, value, least=0)
+    if num_random > limits.RANDOM_BLOCKS:
+        raise LimitError(
+            f"bigbird: num_random={num_random} is more than {limits.RANDOM_BLOCKS}.\n  So many random blocks are better given as a table: qkv.blocks(table, size)."
+        )
+    return BigBird(
+        window, num_global, num_random, whole("bigbird", "block_size", block_size, least=1), seed, query, key
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Tree(Keep):
+    """Keeps each draft token's ancestors, itself, and everything before the draft."""
+
+    parents: tuple[int, ...]
+    ancestors: Captured
+    query: str | None
+    key: str | None
+
+    def lower(self, scope: Scope) -> Node:
+        """The lookup among the last keys; the keys before them are the context."""
+        query, key = scope.query("tree", self.query), scope.key_of("tree", self.key)
+        count = Constant(len(self.parents))
+        node = apply("sub", Index(key), apply("sub", Size(key), count))
+        drafted = apply("add", Index(query), apply("sub", count, Size(query)))
+        inside = apply("max", node, Constant(0))
+        return apply("select", compare("lt", node, 0), Constant(True), Lookup(self.ancestors, (drafted, inside)))
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Each node's distance from its root: positions for the draft are the context's length plus these."""
+        depths: list[int] = []
+        for parent in self.parents:
+            depths.append(0 if parent < 0 else depths[parent] + 1)
+        return tuple(depths)
+
+    def __repr__(self) -> str:
+        return f"tree({list(self.parents)})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tree) and (self.parents, self.query, self.key) == (
+            other.parents,
+            other.query,
+            other.key,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.parents, self.query, self.key))
+
+
+def tree(parents: Sequence[int] | Any, *, query: str | None = None, key: str | None = None) -> Tree:
+    """The mask of a draft tree in speculative decoding: the last ``len(parents)`` keys are the draft, every key before is kept.
+
+    ``parents[n]`` is the index of node n's parent in the draft, -1 for a root; parents come before children. The queries are the draft's nodes (or its last
+    ones). ``tree(parents).depths`` gives each node's depth, for ``positions=``. Raises ``SpecError`` for a parent that does not come before its child.
+    Source: Miao et al. 2023, SpecInfer, section 4.2.
+
+    >>> import qkv
+    >>> qkv.tree([-1, 0, 0, 1]).depths
+    (0, 1, 1, 2)
+    """
+    import torch
+
+    given = tuple(int(p) for p in (parents.tolist() if hasattr(parents, "tolist") else parents))
+    if len(given) > limits.TREE_NODES:
+        raise LimitError(
+            f"tree: {len(given)} nodes are more than {limits.TREE_NODES}.\n  A draft is a few dozen tokens; give a larger mask as padding(mask, 'i j')."
+        )
+    if not given:
+        raise SpecError(
+            "tree: there are no nodes.\n  Give a parent for each draft token, -1 for a root: tree([-1, 0, 0])."
+        )
+    table = torch.zeros(len(given), len(given), dtype=torch.bool)
+    for n, parent in enumerate(given):
+        if parent >= n or parent < -1:
+            raise SpecError(
+                f"tree: node {n} has parent {parent}, which does not come before it.\n  Order the nodes so that parents come first; -1 is a root."
+            )
+        if parent >= 0:
+            table[n] = table[parent]
+        table[n, n] = True
+    return Tree(given, Captured(table, "ancestors", movable=True), query, key)

@@ -1,13 +1,14 @@
 # The same few commands for everyone; each makes its own .venv first. Needs python3 (3.11 or later), make, a C++ compiler.
 #   make demo | test | check | bench | docs | clean
 # TESTS=tests/coords runs some tests, BENCH="--only NAME" some benchmarks, PYTHON=python3.12 picks an interpreter,
-# WERROR=ON turns compiler warnings into errors.
+# WERROR=ON turns compiler warnings into errors, SANITIZE=ON runs the C++ tests under the sanitizers.
 
 PYTHON ?= python3
 TESTS ?= tests
 BENCH ?=
 WORKERS ?= auto
 WERROR ?= OFF
+SANITIZE ?= OFF
 PROMPT ?= Why is the sky blue? Answer in two sentences.
 
 VENV := .venv
@@ -32,10 +33,10 @@ demo: $(CORE)
 
 # One thread per worker: the workers already fill the machine.
 test: $(CORE) test-cpp
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --numprocesses $(WORKERS) --dist worksteal $(TESTS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(TESTS)
 
 test-cpp: $(DEPS)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $(CPP) -G Ninja --log-level=WARNING -DQKV_PYTHON=OFF -DQKV_TESTS=ON -DQKV_WERROR=$(WERROR) > /dev/null
+	@PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $(CPP) -G Ninja --log-level=WARNING -DQKV_PYTHON=OFF -DQKV_TESTS=ON -DQKV_WERROR=$(WERROR) -DQKV_SANITIZE=$(SANITIZE) > /dev/null
 	@$(BIN)/cmake --build $(CPP) -- --quiet
 	@$(BIN)/ctest --test-dir $(CPP) --output-on-failure --quiet && echo "C++ unit tests passed"
 

@@ -38,7 +38,8 @@ test: $(CORE) test-cpp
 test-cpp: $(DEPS)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $(CPP) -G Ninja --log-level=WARNING -DQKV_PYTHON=OFF -DQKV_TESTS=ON -DQKV_WERROR=$(WERROR) -DQKV_SANITIZE=$(SANITIZE) > /dev/null
 	@$(BIN)/cmake --build $(CPP) -- --quiet
-	@$(BIN)/ctest --test-dir $(CPP) --output-on-failure --quiet && echo "C++ unit tests passed"
+	@$(BIN)/ctest --test-dir $(CPP) --output-on-failure > $(CPP)/report.txt || { cat $(CPP)/report.txt; exit 1; }
+	@echo "C++ unit tests passed"
 
 check: $(CORE)
 	@$(BIN)/ruff format --check .

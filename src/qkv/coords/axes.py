@@ -63,6 +63,10 @@ class TensorPattern:
         """The coordinates of each axis that holds more than one, major to minor."""
         return tuple(axis.names for axis in self.axes if len(axis.names) > 1)
 
+    def place(self, coordinate: str) -> tuple[int, int]:
+        """Where a coordinate stands in ``text``: start and end. Not for the parts of a Pattern, which has its own."""
+        return _place(self, self.text, coordinate)
+
     def expand(self, counts: Mapping[str, int]) -> TensorPattern:
         """The same pattern with each rest replaced by that many coordinates: ``..b`` with 2 becomes ``b.0 b.1``.
 
@@ -74,8 +78,17 @@ class TensorPattern:
 
     def rename(self, names: Mapping[str, str]) -> TensorPattern:
         """The same axes under other names; a name that ``names`` lacks stays."""
-        axes = [replace(axis, names=tuple(names.get(name, name) for name in axis.names)) for axis in self.axes]
-        return _laid_out(axes, 0)
+        return _laid_out(_renamed(self, names), 0)
+
+
+def _place(tensor: TensorPattern, text: str, coordinate: str) -> tuple[int, int]:
+    for axis in tensor.axes:
+        if axis.rest and coordinate == str(axis):
+            return axis.start, axis.end
+        if not axis.rest and coordinate in axis.names:
+            word = list(_WORD.finditer(text, axis.start, axis.end))[axis.names.index(coordinate)]
+            return word.start(), word.end()
+    raise InternalError(f"{coordinate!r} was looked for in {tensor} of {text!r}; please report this.")
 
 
 def _expanded(tensor: TensorPattern, counts: Mapping[str, int]) -> list[Axis]:
@@ -86,6 +99,10 @@ def _expanded(tensor: TensorPattern, counts: Mapping[str, int]) -> list[Axis]:
         else:
             axes.append(axis)
     return axes
+
+
+def _renamed(tensor: TensorPattern, names: Mapping[str, str]) -> list[Axis]:
+    return [replace(axis, names=tuple(names.get(name, name) for name in axis.names)) for axis in tensor.axes]
 
 
 def _laid_out(axes: Sequence[Axis], offset: int) -> TensorPattern:
@@ -108,6 +125,20 @@ class Pattern:
     value: TensorPattern
     output: TensorPattern
     _hash: int = field(init=False, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, *names: Sequence[str]) -> Pattern:
+        """The pattern of four tensors with one coordinate for each axis: the names of Q, K, V and the output."""
+        return cls._laid_out([[Axis((name,)) for name in each] for each in names])
+
+    @classmethod
+    def _laid_out(cls, axes: Sequence[Sequence[Axis]]) -> Pattern:
+        text = ""
+        tensors: list[TensorPattern] = []
+        for each, after in zip(axes, (", ", ", ", " -> ", ""), strict=True):
+            tensors.append(_laid_out(each, len(text)))
+            text += tensors[-1].text + after
+        return cls(text, *tensors)
 
     def __post_init__(self) -> None:
         # Every cached step of a call looks a pattern up; walking forty axes each time would cost more than the lookup.
@@ -144,20 +175,12 @@ class Pattern:
         """The same pattern with each rest replaced by that many coordinates, in every tensor."""
         if not any(name in counts for name in self.rests):
             return self
-        text = ""
-        tensors: list[TensorPattern] = []
-        for tensor, after in zip(self.tensors.values(), (", ", ", ", " -> ", ""), strict=True):
-            tensors.append(_laid_out(_expanded(tensor, counts), len(text)))
-            text += tensors[-1].text + after
-        return Pattern(text, *tensors)
+        return self._laid_out([_expanded(tensor, counts) for tensor in self.tensors.values()])
+
+    def rename(self, names: Mapping[str, str]) -> Pattern:
+        """The same pattern under other names; a name that ``names`` lacks stays."""
+        return self._laid_out([_renamed(tensor, names) for tensor in self.tensors.values()])
 
     def place(self, tensor: str, coordinate: str) -> tuple[int, int]:
         """Where a coordinate of ``"q"``, ``"k"``, ``"v"`` or ``"output"`` stands in ``text``: start and end."""
-        for axis in self.tensors[tensor].axes:
-            if axis.rest and coordinate == str(axis):
-                return axis.start, axis.end
-            if not axis.rest and coordinate in axis.names:
-                words = list(_WORD.finditer(self.text, axis.start, axis.end))
-                word = words[axis.names.index(coordinate)]
-                return word.start(), word.end()
-        raise InternalError(f"{coordinate!r} was looked for in {tensor!r} of {self.text!r}; please report this.")
+        return _place(self.tensors[tensor], self.text, coordinate)

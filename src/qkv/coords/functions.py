@@ -1,0 +1,174 @@
+"""Operations on named tensors as functions, coordinates first: ``sum("d", q * k)``, ``softmax("j", scores)``.
+
+Each is the method of the same name; what it means is documented there. Coordinates are one text (``"i j"``) or several
+names in a tuple. Names such as ``sum`` and ``max`` are meant to be used as ``qkv.sum``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qkv.coords.arithmetic import nameless
+from qkv.coords.concat import concat as concat
+from qkv.coords.named import Named
+from qkv.coords.named import where as where
+from qkv.errors import CoordinateError
+
+if TYPE_CHECKING:
+    from qkv.coords.arithmetic import Operand
+
+Names = str | tuple[str, ...]
+
+
+def _named(x: Named, operation: str) -> Named:
+    if isinstance(x, Named):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not all type checked
+        return x
+    raise nameless(x, operation) or CoordinateError(
+        f"{operation} is given {x!r:.80}, and a named tensor is expected.\n"
+        f'  Coordinates come first, the tensor second: qkv.{operation}("j", qkv.Named(tensor, "i j"))'
+    )
+
+
+def _given(names: Names, operation: str) -> tuple[str, ...]:
+    given = (names,) if isinstance(names, str) else names
+    if isinstance(names, Named) or not isinstance(given, tuple) or not "".join(map(str, given)).strip():  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise CoordinateError(
+            f"{operation} is given {names!r:.80} where coordinates are expected.\n"
+            f'  Coordinates come first, the tensor second: qkv.{operation}("j", x)'
+        )
+    return given
+
+
+def sum(names: Names, x: Named, *, where: Named | None = None) -> Named:
+    """The sum over the named coordinates; 0 over nothing."""
+    return _named(x, "sum").sum(*_given(names, "sum"), where=where)
+
+
+def mean(names: Names, x: Named, *, where: Named | None = None) -> Named:
+    """The mean over the named coordinates; exactly 0 where nothing is kept."""
+    return _named(x, "mean").mean(*_given(names, "mean"), where=where)
+
+
+def prod(names: Names, x: Named, *, where: Named | None = None) -> Named:
+    """The product over the named coordinates; 1 over nothing."""
+    return _named(x, "prod").prod(*_given(names, "prod"), where=where)
+
+
+def max(names: Names, x: Named, *, where: Named | None = None) -> Named:
+    """The largest element over the named coordinates; -inf over nothing."""
+    return _named(x, "max").max(*_given(names, "max"), where=where)
+
+
+def min(names: Names, x: Named, *, where: Named | None = None) -> Named:
+    """The smallest element over the named coordinates; inf over nothing."""
+    return _named(x, "min").min(*_given(names, "min"), where=where)
+
+
+def any(names: Names, x: Named, *, where: Named | None = None) -> Named:
+    """Whether one element holds; False over nothing."""
+    return _named(x, "any").any(*_given(names, "any"), where=where)
+
+
+def all(names: Names, x: Named, *, where: Named | None = None) -> Named:
+    """Whether every element holds; True over nothing."""
+    return _named(x, "all").all(*_given(names, "all"), where=where)
+
+
+def logsumexp(names: Names, x: Named, *, where: Named | None = None) -> Named:
+    """log(sum(exp(x))) over the named coordinates; -inf over nothing."""
+    return _named(x, "logsumexp").logsumexp(*_given(names, "logsumexp"), where=where)
+
+
+def softmax(names: Names, x: Named, *, where: Named | None = None) -> Named:
+    """Weights that sum to 1 over the named coordinates together; exactly 0 in a row that keeps nothing."""
+    return _named(x, "softmax").softmax(*_given(names, "softmax"), where=where)
+
+
+def log_softmax(names: Names, x: Named, *, where: Named | None = None) -> Named:
+    """The logarithm of ``softmax``; -inf where nothing is kept."""
+    return _named(x, "log_softmax").log_softmax(*_given(names, "log_softmax"), where=where)
+
+
+def argmax(name: str, x: Named) -> Named:
+    """The index of the first largest element along one coordinate."""
+    return _named(x, "argmax").argmax(name)
+
+
+def argmin(name: str, x: Named) -> Named:
+    """The index of the first smallest element along one coordinate."""
+    return _named(x, "argmin").argmin(name)
+
+
+def cumsum(name: str, x: Named) -> Named:
+    """The sum of the elements up to and with each one, along one coordinate."""
+    return _named(x, "cumsum").cumsum(name)
+
+
+def dot(a: Named, b: Named, *names: str) -> Named:
+    """The sum over the named coordinates of the product: ``dot(q, k, "d")``."""
+    return _named(a, "dot").dot(b, *names)
+
+
+def minimum(a: Named, b: Operand) -> Named:
+    """The smaller of two elements; NaN where either is."""
+    return _named(a, "minimum").minimum(b)
+
+
+def maximum(a: Named, b: Operand) -> Named:
+    """The larger of two elements; NaN where either is."""
+    return _named(a, "maximum").maximum(b)
+
+
+def exp(x: Named) -> Named:
+    """e to the power of each element."""
+    return _named(x, "exp").exp()
+
+
+def log(x: Named) -> Named:
+    """The natural logarithm of each element."""
+    return _named(x, "log").log()
+
+
+def sqrt(x: Named) -> Named:
+    """The square root of each element."""
+    return _named(x, "sqrt").sqrt()
+
+
+def tanh(x: Named) -> Named:
+    """The hyperbolic tangent of each element."""
+    return _named(x, "tanh").tanh()
+
+
+def sin(x: Named) -> Named:
+    """The sine of each element, in radians."""
+    return _named(x, "sin").sin()
+
+
+def cos(x: Named) -> Named:
+    """The cosine of each element, in radians."""
+    return _named(x, "cos").cos()
+
+
+def abs(x: Named) -> Named:
+    """The absolute value of each element."""
+    return _named(x, "abs").abs()
+
+
+def floor(x: Named) -> Named:
+    """The largest integer not above each element."""
+    return _named(x, "floor").floor()
+
+
+def relu(x: Named) -> Named:
+    """Each element, or 0 where it is below."""
+    return _named(x, "relu").relu()
+
+
+def sigmoid(x: Named) -> Named:
+    """1 / (1 + exp(-x)) of each element."""
+    return _named(x, "sigmoid").sigmoid()
+
+
+def erf(x: Named) -> Named:
+    """The error function of each element."""
+    return _named(x, "erf").erf()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+SOURCE = Path(__file__).parents[2] / "src"
 RUN = {"python", "pycon", "console", "sh"}
 # Languages that only show something.
 SHOW = {"", "text", "ein", "einlang", "toml", "json", "make", "mermaid", "cpp", "html", "diff", "bibtex"}
@@ -135,7 +136,15 @@ def _commands(block: Block, path: Path) -> list[tuple[int, str, str]]:
 def qkv_command(arguments: list[str], folder: Path) -> tuple[int, str]:
     """Run the ``qkv`` command in a process of its own; return its exit status and everything it printed."""
     door = "import sys; from qkv.cli import main; sys.argv[0] = 'qkv'; sys.exit(main())"
-    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "PYTHONIOENCODING": "utf-8"}
+    path = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": path,
+        "COLUMNS": "100",
+        "NO_COLOR": "1",
+        "TERM": "dumb",
+        "PYTHONIOENCODING": "utf-8",
+    }
     done = subprocess.run(
         [sys.executable, "-c", door, *arguments],
         cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from qkv.errors import DtypeError, ShapeError, SizeMismatch, SpecError
+from qkv.testing.magnitudes import logit_error, lost_values, row_maximum, value_span, weigh_values
 from qkv.testing.oracle_weights import Differential, Linear, Sigmoid, Weighed
 
 Weights = Literal["softmax"] | Sigmoid | Differential | Linear
@@ -28,6 +29,8 @@ class OracleResult:
     ``max_logit``, ``entropy``, ``argmax`` [b, h, i]. Everything is float64, ``count`` and ``argmax`` int64.
     ``magnitude`` is A = sum_j |w_j| |v_j|, ``delta`` the error of a logit in float32 (NUMERICS.md), ``count`` the
     number of kept keys, ``entropy`` -sum_j w_j ln w_j in nats, ``argmax`` the first key of the largest weight.
+    Bounds need two more: ``lost`` [b, h, i, e], what weights held in float16 or float32 lose to underflow, and ``span``,
+    which broadcasts to it, the largest |v| of the head, inf where the output is no average of values.
     Edges: a row that keeps nothing has output 0, lse and max_logit -inf, entropy 0 and argmax -1, with or without a
     sink. ``lse`` is None for weights that no sum of exponentials normalises (sigmoid, linear). Under differential
     weights lse, max_logit, entropy and argmax carry the branch as their first axis.
@@ -37,6 +40,8 @@ class OracleResult:
     lse: Tensor | None
     weights: Tensor
     magnitude: Tensor
+    lost: dict[torch.dtype, Tensor]
+    span: Tensor
     delta: Tensor
     count: Tensor
     max_logit: Tensor
@@ -95,13 +100,17 @@ def oracle(
     if score is not None:
         logits = score(logits)
     logits = torch.where(kept, logits, -torch.inf)
-    delta = _delta(q, k, kept, scale, bias)
+    delta = logit_error(q, k, kept, scale, bias)
     if isinstance(weights, Sigmoid):
         return _result(weights.weigh(logits, kept, delta), v, kept)
     softmax, lse = softmax_with_lse(logits, kept, sink, off_by_one=off_by_one)
     if isinstance(weights, Differential):
-        return _finish(weights, _result(weights.weigh(softmax, logits, lse, delta), v, kept))
-    return _result(Weighed(softmax, softmax, logits, delta, lse, softmax), v, kept)
+        result = _result(weights.weigh(softmax, logits, lse, delta), v, kept)
+        output, magnitude = weights.normalise(result.output, result.magnitude)
+        return replace(result, output=output, magnitude=magnitude)
+    # the largest term of the sum may be the sink's or the added 1, which together have what the keys leave
+    top = torch.maximum(row_maximum(softmax, 0.0), 1 - softmax.sum(-1))
+    return _result(Weighed(softmax, softmax, logits, delta, lse, softmax, top, 1.0), v, kept)
 
 
 def default_scale(feature_size: int) -> float:
@@ -143,73 +152,27 @@ def full_mask(keep: Tensor | None, q: Tensor, k: Tensor) -> Tensor:
         raise SizeMismatch(f"keep {tuple(keep.shape)} does not broadcast to b h i j = {shape}") from error
 
 
-def weigh_values(weights: Tensor, v: Tensor, kept: Tensor) -> Tensor:
-    """sum_j w_j v_j over the kept keys, by selection: the product with a key that is not kept is never formed.
-
-    Finite keys go through one matrix product, where an unkept key's weight is an exact 0; the others one by one.
-    """
-    finite = v.isfinite().all(-1)
-    output = weights @ torch.where(finite[..., None], v, 0.0)
-    for j in (j for j, clean in enumerate(finite.flatten(0, -2).all(0)) if not clean):
-        special = kept[..., j] & ~finite[..., None, j]
-        output = output + torch.where(special[..., None], weights[..., j, None] * v[..., None, j, :], 0.0)
-    return output
-
-
-def _delta(q: Tensor, k: Tensor, kept: Tensor, scale: float, bias: Tensor | None) -> Tensor:
-    """4 sqrt(D) 2^-24 max_j sum_d |q_d k_jd| scale over the kept keys, and 4 * 2^-24 max_j |bias_j|.
-
-    The second part is the rounding of a sum of which the bias is one term: 2^-24 |logit + bias| for the sum, and as
-    much for its own rounding, the subtraction of the maximum and the change of base.
-    """
-    products = torch.where(kept, q.abs() @ k.abs().transpose(-1, -2), 0.0) * abs(scale)
-    error = 4 * q.shape[-1] ** 0.5 * products
-    if bias is not None:
-        error = error + 4 * torch.where(kept, bias.double().abs(), 0.0)
-    if error.shape[-1] == 0:
-        return torch.zeros(error.shape[:-1], dtype=error.dtype, device=error.device)
-    return 2.0**-24 * error.detach().amax(-1)
-
-
 def _column(rows: Tensor, value: float) -> Tensor:
-    """One more key for every row, so that a maximum exists where there are no keys."""
+    """One more key for every row."""
     return rows.new_full((*rows.shape[:-1], 1), value)
 
 
 def _result(weighed: Weighed, v: Tensor, kept: Tensor) -> OracleResult:
-    weights, shares = weighed.weights, weighed.shares
-    nothing = (
-        torch.full_like(shares[..., :1], -torch.inf)
-        if shares.shape[-1]
-        else shares.new_full((*shares.shape[:-1], 1), -torch.inf)
-    )
-    alive = kept.any(-1)
-    argmax = torch.cat([torch.where(kept, shares, -torch.inf), nothing], dim=-1).argmax(-1)
+    weights, shares, sizes = weighed.weights, weighed.shares, weighed.magnitudes.detach()
+    values = v.detach()
+    argmax = torch.cat([_column(shares, -torch.inf), torch.where(kept, shares, -torch.inf)], dim=-1).argmax(-1) - 1
     return OracleResult(
         output=weigh_values(weights, v, kept),
         lse=weighed.lse,
         weights=weights,
-        magnitude=weigh_values(weighed.magnitudes, v.abs(), kept).detach(),
+        magnitude=weigh_values(sizes, values.abs(), kept),
+        lost=lost_values(sizes, weighed.top.detach(), values, kept),
+        span=value_span(values) * weighed.average,
         delta=weighed.delta if weighed.delta.dim() == 3 else weighed.delta.amax(0),
         count=kept.sum(-1),
-        max_logit=torch.cat([weighed.logits, nothing], dim=-1).amax(-1),
+        max_logit=row_maximum(weighed.logits, -torch.inf),
         entropy=0 - torch.xlogy(shares, shares).sum(-1),
-        argmax=torch.where(alive, argmax, -1),
-    )
-
-
-def _finish(weights: Differential, result: OracleResult) -> OracleResult:
-    output, magnitude = weights.normalise(result.output, result.magnitude)
-    return OracleResult(
-        output=output,
-        lse=result.lse,
-        weights=result.weights,
-        magnitude=magnitude,
-        delta=result.delta,
-        count=result.count,
-        max_logit=result.max_logit,
-        entropy=result.entropy,
-        argmax=result.argmax,
+        argmax=torch.where(kept.any(-1), argmax, -1),
     )
 
 

@@ -14,7 +14,8 @@ Magnitudes, one A for each product (w the weights, do the output's gradient, s t
     dbias = ds summed over what it lacks      G summed likewise
     dsink = -sum_i w_sink,i D_i               sum_i w_sink,i E_i
 
-The part of the bound that comes from the logits' error sums ``delta_i`` times the same terms.
+The part of the bound that comes from an error delta_i of the logits sums expm1(2 delta_i) times the same terms: a weight
+changes by e^delta - 1 of itself, and so does the row sum that is taken from it.
 """
 
 from __future__ import annotations
@@ -24,20 +25,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qkv.testing.oracle import OracleResult, default_scale, full_mask, oracle, weigh_values
+from qkv.testing.magnitudes import WEIGHT_FLOOR, underflow_loss, weigh_values
+from qkv.testing.oracle import OracleResult, default_scale, full_mask, oracle
 from qkv.testing.oracle_weights import Sigmoid
 
 
 @dataclass(frozen=True, slots=True)
 class Gradient:
-    """One operand's gradient: ``value``, the ``magnitude`` of its terms, ``delta_magnitude`` their sum weighted by the
-    error of a logit, and ``count``, how many products one element sums at most.
+    """One operand's gradient in float64, and what bounds another computation of it in ``dtype``.
+
+    Coordinates: ``value`` and, broadcastable to it, ``magnitude`` (the sum of the absolute values of its terms),
+    ``spread`` (the same terms times expm1(2 delta), delta the error of their row's logits) and ``lost`` (what terms below
+    the smallest normal number lose). ``count`` is the most products that one element sums.
     """
 
     value: Tensor
     magnitude: Tensor
-    delta_magnitude: Tensor
-    count: Tensor
+    spread: Tensor
+    lost: Tensor
+    count: int
+    dtype: torch.dtype
 
 
 def oracle_gradients(
@@ -53,10 +60,12 @@ def oracle_gradients(
     sink: Tensor | None = None,
     off_by_one: bool = False,
     sigmoid: Sigmoid | None = None,
+    dtype: torch.dtype | None = None,
 ) -> dict[str, Gradient]:
     """The gradients of sum(output * grad_output) for ``q``, ``k``, ``v`` and, where given, ``bias`` and ``sink``.
 
     Coordinates: as in :func:`oracle`; ``grad_output`` [b, h, i, e]. Each gradient has its operand's shape, in float64.
+    ``dtype`` is that of the computation to be judged, by default that of ``q``.
     Edges: rows that keep nothing, and keys that nothing keeps, have gradient 0, whatever they hold.
     Raises: as :func:`oracle`.
     """
@@ -81,22 +90,14 @@ def oracle_gradients(
     values = dict(zip(leaves, found, strict=True))
     scale = default_scale(q.shape[-1]) if scale is None else scale
     with torch.no_grad():
-        terms = _Terms(leaves["q"], leaves["k"], leaves["v"], do, keep, result, scale, softcap, sigmoid)
-        magnitudes = {"q": terms.q, "k": terms.k, "v": terms.v}
-        if bias is not None:
-            magnitudes["bias"] = lambda rows: _reduce(terms.scores * rows[..., None], bias.shape)
-        if sink is not None:
-            magnitudes["sink"] = lambda rows: (terms.sink_weight(leaves["sink"]) * terms.row_sums * rows).sum((0, 2))
-        ones = torch.ones_like(result.delta)
-        count = result.count.amax().clamp(min=terms.queries_per_key)
-        return {
-            name: Gradient(values[name], magnitude(ones), magnitude(result.delta), count)
-            for name, magnitude in magnitudes.items()
-        }
+        terms = _Terms(
+            leaves["q"], leaves["k"], leaves["v"], do, keep, result, scale, softcap, sigmoid, dtype or q.dtype
+        )
+        return {name: terms.gradient(name, x, values[name]) for name, x in leaves.items()}
 
 
 class _Terms:
-    """The terms of every product, from the detached inputs; each magnitude is linear in a weight per row."""
+    """The terms of every product, from the detached inputs; a magnitude is linear in ``weights`` and ``scores``."""
 
     def __init__(
         self,
@@ -109,48 +110,68 @@ class _Terms:
         scale: float,
         softcap: float | None,
         sigmoid: Sigmoid | None,
+        dtype: torch.dtype,
     ) -> None:
-        self.groups = q.shape[1] // k.shape[1]
-        kept = full_mask(keep, q, k)
-        self.result, self.do, self.kept = result, do, kept
-        self.query = torch.where(kept.any(-1)[..., None], q, 0.0)
-        used = kept.any(-2)[..., None]
+        self.groups, self.dtype, self.do, self.result = q.shape[1] // k.shape[1], dtype, do, result
+        self.kept = full_mask(keep, q, k)
+        used = self.kept.any(-2)[..., None]
+        self.query = torch.where(self.kept.any(-1)[..., None], q, 0.0)
         self.key = torch.where(used, k.repeat_interleave(self.groups, 1), 0.0)
         value = torch.where(used, v.repeat_interleave(self.groups, 1), 0.0)
         self.weights = result.weights
-        self.queries_per_key = int(_per_group(kept.double().sum(2), self.groups).amax()) if kept.numel() else 0
-        products = torch.where(kept, do.abs() @ value.abs().transpose(-1, -2), 0.0)
-        self.row_sums = weigh_values(self.weights, value.abs(), kept).mul(do.abs()).sum(-1)
+        products = torch.where(self.kept, do.abs() @ value.abs().transpose(-1, -2), 0.0)
+        self.row_sums = (weigh_values(self.weights, value.abs(), self.kept) * do.abs()).sum(-1)
         self.scores = self.weights * (products + self.row_sums[..., None])
         if sigmoid is not None:
             self.scores = self.weights * (1 - self.weights) * products
-        self.dots = self.scores * abs(scale)
+        self.slope = torch.full_like(self.scores[..., :1, :1], abs(scale))
         if softcap is not None:
-            raw = torch.where(kept, self.query @ self.key.transpose(-1, -2) * scale, 0.0)
-            self.dots = self.dots * (1 - torch.tanh(raw / softcap).square())
+            raw = torch.where(self.kept, self.query @ self.key.transpose(-1, -2) * scale, 0.0)
+            self.slope = abs(scale) * (1 - torch.tanh(raw / softcap).square())
 
-    def q(self, rows: Tensor) -> Tensor:
-        return weigh_values(self.dots, self.key.abs(), self.kept) * rows[..., None]
+    def gradient(self, name: str, x: Tensor, value: Tensor) -> Gradient:
+        """The gradient of one operand with its magnitudes."""
+        delta = self.result.delta * (2.0**-29 if self.dtype == torch.float64 else 1.0)
+        grown = torch.expm1(2 * delta)[..., None]
+        floor = WEIGHT_FLOOR[self.dtype][0]
+        one = torch.ones_like(self.result.delta)
+        lost_weights = underflow_loss(self.weights, one, self.dtype)
+        # a score's gradient is lost where it is small itself, and in float32 where the weight was
+        lost_scores = underflow_loss(self.scores, one, self.dtype)
+        if self.dtype != torch.float16:
+            lost_scores = torch.where(self.weights < floor, self.scores, lost_scores)
+        return Gradient(
+            value=value,
+            magnitude=self._sum(name, x, self.weights, self.scores),
+            spread=self._sum(name, x, self.weights * grown, self.scores * grown),
+            lost=self._sum(name, x, lost_weights, lost_scores),
+            count=self._count(),
+            dtype=self.dtype,
+        )
 
-    def k(self, rows: Tensor) -> Tensor:
-        return self._per_key(self.dots, self.query.abs() * rows[..., None])
+    def _sum(self, name: str, x: Tensor, weights: Tensor, scores: Tensor) -> Tensor:
+        """The terms of one operand's product, made from these weights and score gradients, added up."""
+        if name == "q":
+            return weigh_values(scores * self.slope, self.key.abs(), self.kept)
+        if name == "k":
+            return _per_group((scores * self.slope).transpose(-1, -2) @ self.query.abs(), self.groups)
+        if name == "v":
+            return _per_group(weights.transpose(-1, -2) @ self.do.abs(), self.groups)
+        if name == "bias":
+            return scores.sum_to_size(x.shape)
+        # the sink's weight times the row sum; how much of it is asked for, the row's own weights say
+        lse = torch.zeros_like(self.result.delta) if self.result.lse is None else self.result.lse.detach()
+        sink = torch.where(self.result.count > 0, torch.exp(x[:, None] - lse), 0.0)
+        share = weights.sum(-1) / self.weights.sum(-1).clamp(min=1e-300)
+        return (sink * self.row_sums * share).sum((0, 2))
 
-    def v(self, rows: Tensor) -> Tensor:
-        return self._per_key(self.weights, self.do.abs() * rows[..., None])
-
-    def sink_weight(self, sink: Tensor) -> Tensor:
-        lse = self.result.lse
-        return torch.where(self.result.count > 0, torch.exp(sink[:, None] - (0.0 if lse is None else lse)), 0.0)
-
-    def _per_key(self, terms: Tensor, x: Tensor) -> Tensor:
-        return _per_group(terms.transpose(-1, -2) @ x, self.groups)
+    def _count(self) -> int:
+        if self.kept.numel() == 0:
+            return 0
+        per_key = _per_group(self.kept.double().sum(2), self.groups).amax()
+        return int(max(per_key, self.result.count.amax()))
 
 
 def _per_group(x: Tensor, groups: int) -> Tensor:
     """[b, h, ...] summed over the query heads that share a key head."""
-    return x.reshape(x.shape[0], -1, groups, *x.shape[2:]).sum(2)
-
-
-def _reduce(x: Tensor, shape: torch.Size) -> Tensor:
-    """``x`` summed over the axes that ``shape`` broadcasts along."""
-    return x.sum_to_size(shape)
+    return x.reshape(x.shape[0], x.shape[1] // groups, groups, *x.shape[2:]).sum(2)

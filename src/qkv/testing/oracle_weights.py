@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from qkv.errors import SpecError
+from qkv.testing.magnitudes import row_maximum
 
 FEATURE_MAPS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     # the map, and the magnitude of its terms: elu(x) + 1 is computed as a sum, so near 0 its error is that of the 1
@@ -28,7 +29,9 @@ class Weighed:
     """Weights [b, h, i, j], the magnitudes of their terms, and what they came from.
 
     ``shares`` are the weights whose entropy and argmax are reported; under differential weights they, ``logits``,
-    ``delta`` and ``lse`` carry the branch as their first axis.
+    ``delta`` and ``lse`` carry the branch as their first axis. ``top`` [b, h, i] is the largest term that a weight stands
+    beside in the same sum. ``average`` is 1 where weights sum to at most 1, so that the output is no larger than the
+    values, and inf elsewhere.
     """
 
     weights: Tensor
@@ -37,6 +40,8 @@ class Weighed:
     delta: Tensor
     lse: Tensor | None
     shares: Tensor
+    top: Tensor
+    average: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ class Sigmoid:
     def weigh(self, logits: Tensor, kept: Tensor, delta: Tensor) -> Weighed:
         """The weights of logits [b, h, i, j]; d sigmoid = w (1 - w), so a logit's error enters with at most w."""
         weights = torch.where(kept, torch.sigmoid(logits + self.bias), 0.0)
-        return Weighed(weights, weights, logits, delta, None, weights)
+        return Weighed(weights, weights, logits, delta, None, weights, torch.ones_like(delta), torch.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,7 @@ class Differential:
             weights = torch.where(total > 0, positive / divisor, 0.0)
             # the quotient's error: the numerator's, and the sum's in proportion to the weight
             magnitudes = (magnitudes + weights * magnitudes.sum(-1, keepdim=True)) / divisor
-        return Weighed(weights, magnitudes, logits, delta, lse, softmax)
+        return Weighed(weights, magnitudes, logits, delta, lse, softmax, row_maximum(magnitudes, 0.0), torch.inf)
 
     def normalise(self, output: Tensor, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         """Each head's output over its root mean square, and the magnitude carried through to first order.
@@ -140,7 +145,8 @@ class Linear:
             weights = similarity / divisor
             magnitudes = (magnitudes + weights.abs() * magnitudes.sum(-1, keepdim=True)) / divisor.abs()
         logits = torch.where(kept, similarity, -torch.inf)
-        return Weighed(weights, magnitudes, logits, delta, None, weights.abs())
+        top = row_maximum(magnitudes, 0.0)
+        return Weighed(weights, magnitudes, logits, delta, None, weights.abs(), top, torch.inf)
 
     def _maps(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
         if not isinstance(self.feature_map, str):

@@ -17,8 +17,8 @@ grid for seven seeds: every family, mask and size), by a plain float32 computati
     gradient of v     0.20      0.93     0.95
     =============  =======  ========  =======
 
-The forms are as proposed, with the derivations that ``output_tolerance`` and ``gradient_tolerance`` name; without those,
-``extreme`` exceeds the bound at float32 too. Gradients of ``extreme`` in float16 are left out: score gradients there
+The forms are as proposed, with the derivations that ``output_tolerance`` and ``gradient_tolerance`` name; without
+those, ``extreme`` exceeds the bound at float32 too. Gradients of ``extreme`` in float16 are left out: score gradients there
 exceed 65504.
 """
 
@@ -92,8 +92,8 @@ def gradient_tolerance(gradient: Gradient) -> Tensor:
     """How far each element of a gradient may lie from the oracle's: the output's form, with its own A.
 
     Coordinates: the operand's. float16 and bfloat16: 2u A + u|g| + D; float32 and float64: (16 + 2 sqrt(L)) u A + D;
-    L is the most products that one element sums, D the terms of A times e^(2 delta) - 1: to first order 2 delta A, because a
-    weight and the row sum that is subtracted beside it both carry delta.
+    L is the most products that one element sums, D the terms of A times e^(2 delta) - 1: to first order 2 delta A,
+    because a weight and the row sum that is subtracted beside it both carry delta.
     Edges: 0 where no term exists. Underflow is added as for the output.
     """
     u = roundoff(gradient.dtype)
@@ -138,19 +138,25 @@ def worst_codec_ratio(x: Tensor, restored: Tensor, step: Tensor) -> float:
 
 
 def worst_case_ratio(actual: Tensor, case: Case) -> float:
-    """The largest ratio of a case: inf when a row that is known exactly differs in one bit, otherwise the bound's.
+    """The largest of :func:`case_ratios`; at most 1 means right, and 0 is demanded where the answer is known exactly."""
+    ratio = case_ratios(actual, case, case.reference())
+    return float(ratio.max()) if ratio.numel() else 0.0
 
-    Coordinates: ``actual`` [b, h, i, e] in the case's dtype. Edges: -0.0 equals 0.0.
+
+def case_ratios(actual: Tensor, case: Case, result: OracleResult) -> Tensor:
+    """The error of every element of a case's output over its tolerance, given the case's ``reference()``.
+
+    Coordinates: ``actual`` and the result [b, h, i, e], in the case's dtype and in float64.
+    Edges: in rows that are known exactly 0 or inf, and -0.0 equals 0.0; elsewhere as :func:`worst_ratio`.
     Raises: SizeMismatch when the shapes differ, DtypeError when the dtypes do.
     """
     if actual.dtype != case.q.dtype:
         raise DtypeError(f"the output is {actual.dtype}, the inputs are {case.q.dtype}")
-    if case.expected is not None and case.exact is not None and actual.shape == case.expected.shape:
-        if not torch.equal(actual[case.exact], case.expected[case.exact]):
-            return float("inf")
-        if case.tolerance == "zero":
-            return 0.0
-    return worst_ratio(actual, case.reference())
+    ratio = _ratios(actual, result.output, output_tolerance(result, actual.dtype))
+    if case.expected is None or case.exact is None:
+        return ratio
+    hit = torch.where(actual.detach() == case.expected, 0.0, torch.inf).double()
+    return torch.where(case.exact[..., None], hit, ratio)
 
 
 def roundoff(dtype: torch.dtype) -> float:
@@ -170,12 +176,14 @@ def _absolute(count: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _worst(actual: Tensor, expected: Tensor, tolerance: Tensor) -> float:
+    ratio = _ratios(actual, expected, tolerance)
+    return float(ratio.max()) if ratio.numel() else 0.0
+
+
+def _ratios(actual: Tensor, expected: Tensor, tolerance: Tensor) -> Tensor:
     if actual.shape != expected.shape:
         raise SizeMismatch(f"the shape is {tuple(actual.shape)}, expected {tuple(expected.shape)}")
-    if actual.numel() == 0:
-        return 0.0
     actual, expected = actual.detach().double().cpu(), expected.detach().double()
     same = (actual == expected) | (actual.isnan() & expected.isnan())
     ratio = (actual - expected).abs() / tolerance
-    ratio = torch.where(same, 0.0, torch.where(ratio.isfinite(), ratio, torch.inf))
-    return float(ratio.max())
+    return torch.where(same, 0.0, torch.where(ratio.isfinite(), ratio, torch.inf))

@@ -6,6 +6,7 @@ merged by lse) and how they go wrong. Refuses to be fast, and to share a line wi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -92,9 +93,8 @@ class SimulatedKernel:
     ) -> tuple[Tensor, Tensor]:
         """The output [b, h, i, e] and the lse [b, h, i] in float32; ``window`` keys, the query's own included."""
         batch, heads, queries, features = q.shape
-        scale = (
-            (v.shape[-1] if self.fault == "scale from the value size" else features) ** -0.5 if scale is None else scale
-        )
+        if scale is None:
+            scale = 1 / math.sqrt(v.shape[-1] if self.fault == "scale from the value size" else features)
         keep = self.keep(q, k, causal=causal, mask=mask, window=window)
         k, v, keep = self._stored(k, v, keep)
         k, v = self._repeat(k, heads), self._repeat(v, heads)

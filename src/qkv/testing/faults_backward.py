@@ -24,7 +24,7 @@ BACKWARD_FAULTS: dict[str, str] = {
     "last query tile dropped": "the last tile of queries adds nothing to the gradients of keys and values",
     "query gradient overwritten": "the last tile of keys replaces the query's gradient and does not add to it",
     "mask missing": "weights are recomputed without the mask",
-    "dead rows divide": "a row that keeps nothing is not left out: exp(logit - (-inf))",
+    "dead rows divide": "a row that keeps nothing is not left out: exp(-inf - (-inf))",
     "sums in bfloat16": "gradients are summed in bfloat16",
 }
 
@@ -76,10 +76,9 @@ class SimulatedBackward:
             for tile in _tiles(key.shape[2], self.key_tile):
                 logits = (query[:, :, rows] @ key[:, :, tile].mT) * scale
                 kept = keep[:, :, rows, tile]
-                exponent = logits - safe[:, :, rows, None]
-                if self.fault not in ("mask missing", "dead rows divide"):
-                    exponent = torch.where(kept, exponent, -torch.inf)
-                weights = torch.exp(exponent)
+                if self.fault != "mask missing":
+                    logits = torch.where(kept, logits, -torch.inf)
+                weights = torch.exp(logits - safe[:, :, rows, None])
                 dweights = do[:, :, rows] @ value[:, :, tile].mT
                 dlogits = (weights * (dweights - row_sum[:, :, rows])).to(q.dtype).float()
                 dv[:, :, tile] += weights.to(q.dtype).float().mT @ do[:, :, rows]

@@ -171,7 +171,8 @@ def row_sizes(row: Mapping[str, Hashable]) -> Sizes:
     """The sizes of one row of the standard axes; without an axis ``value`` the value size is the feature size."""
     query_heads, key_heads = _heads(row["heads"])
     feature_size = _whole(row["feature_size"])
-    value_size = OTHER_VALUE_SIZE[feature_size] if row.get("value") == "other" else feature_size
+    other = OTHER_VALUE_SIZE.get(feature_size, feature_size + 1)
+    value_size = other if row.get("value") == "other" else feature_size
     return Sizes(
         batch=_whole(row["batch"]),
         query_heads=query_heads,

@@ -36,8 +36,8 @@ def logit_error(q: Tensor, k: Tensor, kept: Tensor, scale: float, bias: Tensor |
     """The delta of NUMERICS.md: 4 sqrt(D) 2^-24 max_j sum_d |q_d k_jd| scale, and 4 * 2^-24 max_j |bias_j|.
 
     Coordinates: q [..., i, d], k [..., j, d]; the result is [..., i], the maximum over the kept keys. The second
-    part is the rounding of a sum of which the bias is one term: 2^-24 |logit + bias| for the sum, and as much for its own
-    rounding, the subtraction of the maximum and the change of base.
+    part is the rounding of a sum of which the bias is one term: 2^-24 |logit + bias| for the sum, and as much for its
+    own rounding, the subtraction of the maximum and the change of base.
     Edges: 0 where nothing is kept.
     """
     products = torch.where(kept, q.abs() @ k.abs().transpose(-1, -2), 0.0) * abs(scale)

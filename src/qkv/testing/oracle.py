@@ -29,8 +29,8 @@ class OracleResult:
     ``max_logit``, ``entropy``, ``argmax`` [b, h, i]. Everything is float64, ``count`` and ``argmax`` int64.
     ``magnitude`` is A = sum_j |w_j| |v_j|, ``delta`` the error of a logit in float32 (NUMERICS.md), ``count`` the
     number of kept keys, ``entropy`` -sum_j w_j ln w_j in nats, ``argmax`` the first key of the largest weight.
-    Bounds need two more: ``lost`` [b, h, i, e], what weights held in float16 or float32 lose to underflow, and ``span``,
-    which broadcasts to it, the largest |v| of the head, inf where the output is no average of values.
+    Bounds need two more: ``lost`` [b, h, i, e], what weights held in float16 or float32 lose to underflow, and
+    ``span``, which broadcasts to it, the largest |v| of the head, inf where the output is no average of values.
     Edges: a row that keeps nothing has output 0, lse and max_logit -inf, entropy 0 and argmax -1, with or without a
     sink. ``lse`` is None for weights that no sum of exponentials normalises (sigmoid, linear). Under differential
     weights lse, max_logit, entropy and argmax carry the branch as their first axis.

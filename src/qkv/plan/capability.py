@@ -7,14 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 from .cost import Cost
 from .request import Request
-
-if TYPE_CHECKING:
-    from ..run.bind import Bound
-    from ..run.result import Computed
 
 ALL_DTYPES = frozenset({"float64", "float32", "bfloat16", "float16"})
 ALL_WEIGHTS = frozenset({"Softmax", "Sigmoid", "Differential", "Linear"})
@@ -22,7 +18,10 @@ ALL_WEIGHTS = frozenset({"Softmax", "Sigmoid", "Differential", "Linear"})
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """What a strategy runs. ``None`` for a set means that everything is run."""
+    """What a strategy runs. ``None`` for a set means that everything is run.
+
+    ``leaks_dropped`` says that a dropped key that holds NaN would reach the output, so that masks need finite k and v.
+    """
 
     dtypes: frozenset[str] = ALL_DTYPES
     devices: frozenset[str] | None = None
@@ -37,6 +36,7 @@ class Capability:
     second_backward: bool = False
     transforms: bool = False
     deterministic: bool = True
+    leaks_dropped: bool = False
     also: tuple[Callable[[Request], str | None], ...] = field(default=())
 
 
@@ -51,7 +51,7 @@ class Strategy(Protocol):
 
     def cost(self, request: Request) -> Cost: ...
 
-    def run(self, bound: Bound) -> Computed: ...
+    def run(self, bound: Any) -> Any: ...
 
 
 def refusals(request: Request, capability: Capability) -> Iterator[str]:
@@ -76,6 +76,8 @@ def refusals(request: Request, capability: Capability) -> Iterator[str]:
         yield "it has no backward"
     if request.captured_grad and not capability.captured_gradients:
         yield "a captured tensor needs a gradient"
+    if capability.leaks_dropped and request.lowered.keep is not None and request.finite is False:
+        yield "k or v holds NaN or infinity, which it would let through from dropped keys"
     if request.transformed and not capability.transforms:
         yield "a torch.func transform (vmap, jvp, grad) is active"
     for check in capability.also:

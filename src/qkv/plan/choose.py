@@ -100,7 +100,8 @@ def choose(request: Request, name: str | None) -> Plan:
 
 def _plan(request: Request, name: str, reason: str, refused: dict[str, str]) -> Plan:
     cost = _strategies[name].cost(request)
-    return Plan(name, reason, refused, cost.flops, cost.bytes, cost.scratch_bytes)
+    needs_finite = _strategies[name].capability.leaks_dropped and request.lowered.keep is not None
+    return Plan(name, reason, refused, cost.flops, cost.bytes, cost.scratch_bytes, needs_finite)
 
 
 def _advice(request: Request, name: str) -> str:

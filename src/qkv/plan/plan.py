@@ -10,7 +10,8 @@ class Plan:
     """The strategy chosen for one call and the reasons.
 
     ``refused`` maps every other strategy to the reason why it does not run. ``flops`` counts a multiply and an add as two; ``bytes`` are those of the tensors, moved once;
-    ``scratch_bytes`` are allocated beside the output. All three are the forward's, by the strategy's own estimate.
+    ``scratch_bytes`` are allocated beside the output. All three are the forward's, by the strategy's own estimate. ``needs_finite`` says that the strategy is right only while k and v are finite, which
+    each call then looks at first.
     """
 
     strategy: str
@@ -19,6 +20,7 @@ class Plan:
     flops: int
     bytes: int
     scratch_bytes: int
+    needs_finite: bool = False
 
     def __str__(self) -> str:
         lines = [f"strategy  {self.strategy}: {self.reason}"]

@@ -44,7 +44,7 @@ def weighted(weights: Tensor, values: Tensor, keep: Tensor | None) -> Tensor:
     import torch
 
     product = weights @ clean(values)
-    if bool(torch.isfinite(values).all()) if not _transformed(values) else False:
+    if bool(torch.isfinite(values).all()) if not is_transformed(values) else False:
         return product
     kept = torch.ones_like(weights) if keep is None else keep.to(weights.dtype).expand_as(weights)
     held = values.detach()
@@ -59,8 +59,10 @@ def weighted(weights: Tensor, values: Tensor, keep: Tensor | None) -> Tensor:
     return product + torch.where(nan, torch.nan, extra).to(product.dtype)
 
 
-def _transformed(tensor: Tensor) -> bool:
-    """Whether a torch.func transform wraps the tensor, whose values then cannot be asked for."""
+def is_transformed(tensor: Tensor) -> bool:
+    """Whether a torch.func transform wraps the tensor, whose values then cannot be asked for, or forward-mode gradients are on."""
     import torch
 
+    if torch.autograd.forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage]
+        return True
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue, reportUnknownVariableType]

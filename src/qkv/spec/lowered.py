@@ -43,6 +43,7 @@ class Lowered:
     score: Node | None
     sink: Node | None
     lam: Node | None
+    decay: Node | None
     row_table: tuple[Captured, Node] | None
     projections: tuple[Projection, ...]
     claims: tuple[Claim, ...]
@@ -76,8 +77,10 @@ def lower(spec: Spec, pattern: Pattern) -> Lowered:
     weights = spec.weights
     sink = weights.sink_node(scope) if isinstance(weights, Softmax) else None
     lam = head_value("differential", weights.lam, scope, weights.head) if isinstance(weights, Differential) else None
+    decay = None
     if isinstance(weights, Linear) and weights.decay is not None:
-        node = _decayed(node, weights, scope)
+        decay = head_value("linear", weights.decay, scope, weights.head)
+        node = _decayed(node, decay, scope)
     rotated = None
     if spec.position is not None:
         rotated = (scope.query("rope()", None), scope.key_of("rope()", None))
@@ -97,6 +100,7 @@ def lower(spec: Spec, pattern: Pattern) -> Lowered:
         score=None if isinstance(node, Score) else node,
         sink=sink,
         lam=lam,
+        decay=decay,
         row_table=row_table,
         projections=tuple(projections),
         claims=tuple(dict.fromkeys(scope.claims)),
@@ -124,14 +128,11 @@ def make_scope(spec: Spec, pattern: Pattern, found: Roles) -> Scope:
     )
 
 
-def _decayed(score: Node, weights: Linear, scope: Scope) -> Node:
+def _decayed(score: Node, decay: Node, scope: Scope) -> Node:
     """The linear weight times ``decay ** |i - j|``."""
-    if weights.decay is None:
-        return score
     query, key = scope.query("linear(decay)", None), scope.key_of("linear(decay)", None)
     distance = apply("abs", apply("sub", Position(query), Position(key)))
-    rate = head_value("linear", weights.decay, scope, weights.head)
-    return apply("mul", score, apply("pow", rate, apply("float", distance)))
+    return apply("mul", score, apply("pow", decay, apply("float", distance)))
 
 
 def _relations(graphs: Iterable[Node], scope: Scope) -> frozenset[tuple[str, str]]:

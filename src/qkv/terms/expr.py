@@ -39,9 +39,15 @@ class Operation:
 
 
 _ROWS = [
-    *(Operation(n, 2, "numeric", s) for n, s in [("add", "+"), ("sub", "-"), ("mul", "*"), ("floordiv", "//"), ("mod", "%"), ("pow", "**")]),
+    *(
+        Operation(n, 2, "numeric", s)
+        for n, s in [("add", "+"), ("sub", "-"), ("mul", "*"), ("floordiv", "//"), ("mod", "%"), ("pow", "**")]
+    ),
     Operation("div", 2, "float", "/"),
-    *(Operation(n, 2, "bool", s) for n, s in [("lt", "<"), ("le", "<="), ("eq", "=="), ("ne", "!="), ("gt", ">"), ("ge", ">=")]),
+    *(
+        Operation(n, 2, "bool", s)
+        for n, s in [("lt", "<"), ("le", "<="), ("eq", "=="), ("ne", "!="), ("gt", ">"), ("ge", ">=")]
+    ),
     *(Operation(n, 2, "bool", s) for n, s in [("and", "&"), ("or", "|"), ("xor", "^")]),
     Operation("not", 1, "bool", "~"),
     *(Operation(n, 2, "numeric") for n in ("min", "max")),
@@ -57,11 +63,13 @@ OPERATIONS: dict[str, Operation] = {row.name: row for row in _ROWS}
 class Captured:
     """A tensor that a function of coordinates mentions; equal to another one exactly when the tensor is the same object."""
 
-    __slots__ = ("label", "tensor")
+    __slots__ = ("label", "movable", "tensor")
 
-    def __init__(self, tensor: Tensor, label: str = "") -> None:
+    def __init__(self, tensor: Tensor, label: str = "", *, movable: bool = False) -> None:
         self.tensor = tensor
         self.label = label
+        self.movable = movable
+        """Whether qkv made the tensor and may copy it to another device; a user's tensor stays where it is."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Captured) and self.tensor is other.tensor
@@ -72,6 +80,11 @@ class Captured:
     def __repr__(self) -> str:
         shape = "x".join(str(n) for n in self.tensor.shape) or "scalar"
         return f"{self.label or 'tensor'}<{shape}>"
+
+    def extents(self, rank: int) -> tuple[int | None, ...]:
+        """The size of each of the ``rank`` axes that lookups index; None where an index fits by construction."""
+        del rank
+        return tuple(self.tensor.shape)
 
     @property
     def kind(self) -> Kind:

@@ -1,42 +1,78 @@
 """The reader for bounds: what an expression's values can be over blocks of coordinates.
 
-A block gives each coordinate a lowest and a highest value; the result bounds every value inside. For truth values (0, 0) means false everywhere, (1, 1) true everywhere, (0, 1)
-not known. Bounds are sound, not tight: an answer of "not known" costs time, never a wrong number. Many blocks are bounded at once: bounds are numpy arrays of float64.
+A block gives each coordinate a lowest and a highest value; the result bounds every value inside. For truth values (0,
+0) means false everywhere, (1, 1) true everywhere, (0, 1) not known. Bounds are sound, not tight: an answer of "not
+known" costs time, never a wrong number. They hold for graphs evaluated in float32 or float64, whatever its rounding,
+and for values that are NaN. Many blocks are bounded at once: bounds are numpy arrays of float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import limits
-from .expr import Apply, Captured, Constant, Index, Kind, Lookup, Node, Position, Score, Size, walk
+from .expr import Apply, Captured, Constant, Index, Kind, Lookup, Node, Position, Size, walk
+from .ranges import RangeTable, learn
 
 Array = NDArray[np.float64]
+Truths = NDArray[np.bool_]
 INFINITY = float("inf")
+
+_STEP = 2.0**-22  # four roundings of float32, relative
+_SMALLEST = 1e-37  # below it float32 may flush to zero
+_LARGEST = 3e38  # beyond it float32 may overflow
+_EXACT = 2.0**53  # whole numbers beyond may be rounded here, and may overflow in int64 after another product
+_ROUNDED = frozenset(("add", "sub", "mul", "div", "floordiv", "mod", "pow", "sin", "cos", "erf"))
+_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
+    "exp": np.exp,
+    "sqrt": np.sqrt,
+    "tanh": np.tanh,
+    "log": np.log,
+    "sigmoid": lambda x: 1.0 / (1.0 + np.exp(-x)),
+}
+"""Increasing functions, which libraries compute to a few units of the last place only."""
+
+
+def _never() -> Truths:
+    return np.zeros((), dtype=np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """The lowest and the highest value, inclusive, one pair for each block; the arrays broadcast."""
+    """The lowest and the highest value, inclusive, one pair for each block; the arrays broadcast.
+
+    ``nan`` says where a value may also be NaN, which lies between no bounds.
+    """
 
     low: Array
     high: Array
+    nan: Truths = field(default_factory=_never)
 
     @staticmethod
     def of(low: float | Array, high: float | Array) -> Interval:
         """An interval from numbers or arrays."""
         return Interval(np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64))
 
+    @property
+    def infinite(self) -> Truths:
+        """Where a value may be infinite or is not known."""
+        return np.isinf(self.low) | np.isinf(self.high)
+
+    @property
+    def has_zero(self) -> Truths:
+        """Where a value may be zero."""
+        return (self.low <= 0) & (self.high >= 0)
+
 
 @dataclass(slots=True)
 class Block:
     """The blocks of one question: bounds of every coordinate's index and position, and the sizes.
 
-    ``tables`` keeps what was learnt about captured tensors between questions; pass the same dict again to share it.
+    ``tables`` keeps what was learnt about captured tensors between questions; pass the same dict again to share it,
+    as long as the tensors are not changed.
     """
 
     indices: Mapping[str, Interval]
@@ -65,8 +101,9 @@ def stays_inside(node: Node, block: Block) -> frozenset[Lookup]:
     found: set[Lookup] = set()
     for current in walk(node):
         if isinstance(current, Lookup):
-            pairs = zip((done[id(i)] for i in current.indices), current.table.tensor.shape, strict=True)
-            if all(bool(np.all(b.low >= 0)) and bool(np.all(b.high < size)) for b, size in pairs):
+            extents = current.table.extents(len(current.indices))
+            pairs = zip((done[id(i)] for i in current.indices), extents, strict=True)
+            if all(n is None or (bool(np.all(b.low >= 0)) and bool(np.all(b.high < n))) for b, n in pairs):
                 found.add(current)
     return frozenset(found)
 
@@ -74,174 +111,192 @@ def stays_inside(node: Node, block: Block) -> frozenset[Lookup]:
 def _bound(node: Node, block: Block, done: dict[int, Interval]) -> Interval:
     match node:
         case Constant(value):
-            return Interval.of(float(value), float(value))
+            exact = Interval.of(float(value), float(value))
+            return exact if node.kind is not Kind.FLOAT or float(np.float32(value)) == value else _rounded(exact)
         case Position(coordinate):
             return block.positions[coordinate]
         case Index(coordinate):
             return block.indices[coordinate]
         case Size(coordinate):
             return Interval.of(block.sizes[coordinate], block.sizes[coordinate])
-        case Score():
-            return Interval.of(-INFINITY, INFINITY)
         case Lookup():
             return _lookup(node, block, [done[id(i)] for i in node.indices])
         case Apply():
-            result = _apply(node, [done[id(o)] for o in node.operands])
-            unknown = np.isnan(result.low) | np.isnan(result.high)
-            if node.kind is Kind.BOOL:
-                return Interval(np.where(unknown, 0.0, result.low), np.where(unknown, 1.0, result.high))
-            return Interval(np.where(unknown, -INFINITY, result.low), np.where(unknown, INFINITY, result.high))
+            return _sound(node, _apply(node, _operands(node, done)))
+        case _:  # the score
+            return Interval(np.asarray(-INFINITY), np.asarray(INFINITY), np.ones((), dtype=np.bool_))
 
 
-_MONOTONE = {
-    "exp": np.exp, "sqrt": np.sqrt, "tanh": np.tanh, "floor": np.floor, "float": lambda x: x, "log": np.log,
-    "sigmoid": lambda x: 1.0 / (1.0 + np.exp(-x)),
-}  # fmt: skip
-_ROUNDED = ("exp", "sqrt", "tanh", "log", "sigmoid")
+def _operands(node: Apply, done: dict[int, Interval]) -> list[Interval]:
+    """The operands' bounds; where one of them is a float, large whole numbers are rounded to floats with it."""
+    found = [done[id(operand)] for operand in node.operands]
+    if not any(operand.kind is Kind.FLOAT for operand in node.operands):
+        return found
+    return [_rounded(b) if o.kind is Kind.INT and _large(b) else b for o, b in zip(node.operands, found, strict=True)]
+
+
+def _large(bound: Interval) -> bool:
+    return bool(np.any(np.maximum(np.abs(bound.low), np.abs(bound.high)) > 2.0**24))
+
+
+def _rounded(bound: Interval) -> Interval:
+    """Wider by what float32 may round away, overflow and underflow included."""
+    low = np.where(np.isfinite(bound.low), bound.low - np.abs(bound.low) * _STEP - _SMALLEST, bound.low)
+    high = np.where(np.isfinite(bound.high), bound.high + np.abs(bound.high) * _STEP + _SMALLEST, bound.high)
+    return Interval(np.where(low < -_LARGEST, -INFINITY, low), np.where(high > _LARGEST, INFINITY, high), bound.nan)
+
+
+def _sound(node: Apply, result: Interval) -> Interval:
+    """Unknown where a bound could not be computed, or lies where the kind's arithmetic is not that of numbers."""
+    unknown = np.isnan(result.low) | np.isnan(result.high)
+    if node.kind is Kind.BOOL:
+        return Interval(np.where(unknown, 0.0, result.low), np.where(unknown, 1.0, result.high))
+    if node.kind is Kind.INT:
+        unknown = unknown | result.nan | (np.maximum(np.abs(result.low), np.abs(result.high)) >= _EXACT)
+        return Interval(np.where(unknown, -INFINITY, result.low), np.where(unknown, INFINITY, result.high))
+    low, high = np.where(unknown, -INFINITY, result.low), np.where(unknown, INFINITY, result.high)
+    known = Interval(low, high, result.nan | unknown)
+    return _rounded(known) if node.operation in _ROUNDED else known
 
 
 def _apply(node: Apply, operands: list[Interval]) -> Interval:
-    a = operands[0]
-    b = operands[1] if len(operands) > 1 else a
+    if node.operation in _TRUTHS or node.kind is Kind.BOOL:
+        return _truth(node.operation, operands)
+    if len(operands) == 1:
+        return _unary(node.operation, operands[0])
+    if node.operation == "select":
+        return _select(*operands)
+    a, b = operands
+    nan = a.nan | b.nan
     match node.operation:
         case "add":
-            return Interval(a.low + b.low, a.high + b.high)
+            opposite = (a.high == INFINITY) & (b.low == -INFINITY) | (a.low == -INFINITY) & (b.high == INFINITY)
+            return Interval(a.low + b.low, a.high + b.high, nan | opposite)
         case "sub":
-            return Interval(a.low - b.high, a.high - b.low)
+            alike = (a.high == INFINITY) & (b.high == INFINITY) | (a.low == -INFINITY) & (b.low == -INFINITY)
+            return Interval(a.low - b.high, a.high - b.low, nan | alike)
         case "mul":
-            return _extremes([x * y for x in (a.low, a.high) for y in (b.low, b.high)], zero_times_infinity=True)
-        case "div" | "floordiv":
-            return _quotient(node.operation, a, b)
+            products = [np.where(x == 0, 0.0, np.where(y == 0, 0.0, x * y)) for x in _ends(a) for y in _ends(b)]
+            return _extremes(products, nan | a.has_zero & b.infinite | b.has_zero & a.infinite)
+        case "div":
+            quotient = _extremes([x / y for x in _ends(a) for y in _ends(b)], nan | a.infinite & b.infinite)
+            return _where(b.has_zero, _unknown(), quotient)
+        case "floordiv":
+            quotient = _extremes([np.floor_divide(x, y) for x in _ends(a) for y in _ends(b)], nan | a.infinite)
+            return _where(b.has_zero, _unknown(), quotient)
         case "mod":
-            return _modulo(a, b)
-        case "neg":
-            return Interval(-a.high, -a.low)
-        case "abs":
-            crosses = (a.low <= 0) & (a.high >= 0)
-            return Interval(
-                np.where(crosses, 0.0, np.minimum(np.abs(a.low), np.abs(a.high))),
-                np.maximum(np.abs(a.low), np.abs(a.high)),
-            )
+            return _modulo(a, b, whole=node.kind is Kind.INT)
         case "min":
-            return Interval(np.minimum(a.low, b.low), np.minimum(a.high, b.high))
+            return Interval(np.minimum(a.low, b.low), np.minimum(a.high, b.high), nan)
         case "max":
-            return Interval(np.maximum(a.low, b.low), np.maximum(a.high, b.high))
+            return Interval(np.maximum(a.low, b.low), np.maximum(a.high, b.high), nan)
+        case _:
+            return _unknown()
+
+
+_TRUTHS = frozenset(("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "xor", "not"))
+
+
+def _truth(operation: str, operands: list[Interval]) -> Interval:
+    """Comparisons and logic: 1 where always true, 0 where never. A comparison with NaN is false, but for ``ne``."""
+    a = operands[0]
+    if operation == "not":
+        return Interval(1.0 - a.high, 1.0 - a.low)
+    if operation == "select":
+        return _select(*operands)
+    b = operands[1]
+    ordered = ~(a.nan | b.nan)
+    same = (a.low == a.high) & (b.low == b.high) & (a.low == b.low) & ordered
+    apart = (a.high < b.low) | (a.low > b.high)
+    match operation:
         case "lt":
-            return _truth(a.high < b.low, a.low >= b.high)
+            return _decided((a.high < b.low) & ordered, a.low >= b.high)
         case "le":
-            return _truth(a.high <= b.low, a.low > b.high)
+            return _decided((a.high <= b.low) & ordered, a.low > b.high)
         case "gt":
-            return _truth(a.low > b.high, a.high <= b.low)
+            return _decided((a.low > b.high) & ordered, a.high <= b.low)
         case "ge":
-            return _truth(a.low >= b.high, a.high < b.low)
-        case "eq" | "ne":
-            same = (a.low == a.high) & (b.low == b.high) & (a.low == b.low)
-            apart = (a.high < b.low) | (a.low > b.high)
-            return _truth(same, apart) if node.operation == "eq" else _truth(apart, same)
+            return _decided((a.low >= b.high) & ordered, a.high < b.low)
+        case "eq":
+            return _decided(same, apart)
+        case "ne":
+            return _decided(apart, same)
         case "and":
             return Interval(np.minimum(a.low, b.low), np.minimum(a.high, b.high))
         case "or":
             return Interval(np.maximum(a.low, b.low), np.maximum(a.high, b.high))
-        case "xor":
-            known = (a.low == a.high) & (b.low == b.high)
-            differs = a.low != b.low
-            return _truth(known & differs, known & ~differs)
-        case "not":
-            return Interval(1.0 - a.high, 1.0 - a.low)
-        case "select":
-            chosen, other = operands[1], operands[2]
-            low = np.where(a.low == 1, chosen.low, np.where(a.high == 0, other.low, np.minimum(chosen.low, other.low)))
-            high = np.where(
-                a.low == 1, chosen.high, np.where(a.high == 0, other.high, np.maximum(chosen.high, other.high))
-            )
-            return Interval(low, high)
-        case name if name in _MONOTONE:
-            low, high = _MONOTONE[name](a.low), _MONOTONE[name](a.high)
-            if (
-                name in _ROUNDED
-            ):  # the kernel rounds in its own way; leave room for a few units in the last place of float32
-                low, high = low - 1e-5 * np.abs(low) - 1e-30, high + 1e-5 * np.abs(high) + 1e-30
-            return Interval(low, high)
-        case "sin" | "cos" | "erf":
-            return Interval(np.full_like(a.low, -1.0), np.full_like(a.high, 1.0))
         case _:
-            return Interval(np.full_like(a.low, -INFINITY), np.full_like(a.high, INFINITY))
+            known = (a.low == a.high) & (b.low == b.high)
+            return _decided(known & (a.low != b.low), known & (a.low == b.low))
 
 
-def _truth(always: NDArray[np.bool_], never: NDArray[np.bool_]) -> Interval:
+def _unary(operation: str, a: Interval) -> Interval:
+    match operation:
+        case "neg":
+            return Interval(-a.high, -a.low, a.nan)
+        case "abs":
+            low, high = np.abs(a.low), np.abs(a.high)
+            return Interval(np.where(a.has_zero, 0.0, np.minimum(low, high)), np.maximum(low, high), a.nan)
+        case "float":
+            return Interval(a.low, a.high, a.nan)
+        case "floor":  # the floor of an infinity has no whole number: any may come out
+            return Interval(np.floor(a.low), np.floor(a.high), a.nan | a.infinite)
+        case "sin" | "cos":
+            return Interval(np.full_like(a.low, -1.0), np.full_like(a.high, 1.0), a.nan | a.infinite)
+        case "erf":
+            return Interval(np.full_like(a.low, -1.0), np.full_like(a.high, 1.0), a.nan)
+        case _:
+            function = _FUNCTIONS[operation]
+            low, high = function(a.low), function(a.high)
+            nan = a.nan | (a.low < 0) if operation in ("log", "sqrt") else a.nan
+            # 1e-5: generous room for the libraries' own rounding; a logarithm near 1 is small, its error is not
+            room = 1e-5 * np.maximum(np.abs(low), np.abs(high)) + 1e-6
+            return Interval(low - np.where(np.isfinite(low), room, 0), high + np.where(np.isfinite(high), room, 0), nan)
+
+
+def _select(test: Interval, chosen: Interval, other: Interval) -> Interval:
+    either = Interval(np.minimum(chosen.low, other.low), np.maximum(chosen.high, other.high), chosen.nan | other.nan)
+    return _where(test.low == 1, chosen, _where(test.high == 0, other, either))
+
+
+def _modulo(a: Interval, b: Interval, *, whole: bool) -> Interval:
+    """Remainders by positive numbers; by one number, exact while the block stays within one period."""
+    known = (b.low == b.high) & (b.low > 0)
+    divisor = np.where(known, b.low, 1.0)
+    one_period = known & (np.floor_divide(a.low, divisor) == np.floor_divide(a.high, divisor)) & ~a.infinite
+    low = np.where(one_period, a.low - divisor * np.floor_divide(a.low, divisor), 0.0)
+    high = np.where(one_period, a.high - divisor * np.floor_divide(a.high, divisor), b.high - 1 if whole else b.high)
+    return _where(b.low > 0, Interval(low, high, a.nan | b.nan | a.infinite), _unknown())
+
+
+def _ends(a: Interval) -> tuple[Array, Array]:
+    return a.low, a.high
+
+
+def _unknown() -> Interval:
+    return Interval(np.asarray(-INFINITY), np.asarray(INFINITY), np.ones((), dtype=np.bool_))
+
+
+def _where(test: Truths, a: Interval, b: Interval) -> Interval:
+    return Interval(np.where(test, a.low, b.low), np.where(test, a.high, b.high), np.where(test, a.nan, b.nan))
+
+
+def _decided(always: Truths, never: Truths) -> Interval:
     return Interval(np.where(always, 1.0, 0.0), np.where(never, 0.0, 1.0))
 
 
-def _extremes(values: list[Array], *, zero_times_infinity: bool = False) -> Interval:
+def _extremes(values: list[Array], nan: Truths) -> Interval:
     stacked = np.stack(np.broadcast_arrays(*values))
-    if zero_times_infinity:
-        stacked = np.where(np.isnan(stacked), 0.0, stacked)
-    return Interval(stacked.min(axis=0), stacked.max(axis=0))
-
-
-def _quotient(operation: str, a: Interval, b: Interval) -> Interval:
-    crosses = (b.low <= 0) & (b.high >= 0)
-    result = _extremes([x / y for x in (a.low, a.high) for y in (b.low, b.high)])
-    low, high = np.where(crosses, np.nan, result.low), np.where(crosses, np.nan, result.high)
-    return Interval(np.floor(low), np.floor(high)) if operation == "floordiv" else Interval(low, high)
-
-
-def _modulo(a: Interval, b: Interval) -> Interval:
-    """Remainders by one positive number: exact while the block stays within one period, else the whole period."""
-    known = (b.low == b.high) & (b.low > 0)
-    divisor = np.where(known, b.low, 1.0)
-    one_period = np.floor(a.low / divisor) == np.floor(a.high / divisor)
-    low = np.where(one_period, a.low - divisor * np.floor(a.low / divisor), 0.0)
-    high = np.where(one_period, a.high - divisor * np.floor(a.high / divisor), divisor)
-    return Interval(np.where(known, low, np.nan), np.where(known, high, np.nan))
-
-
-class RangeTable:
-    """Lowest and highest value of any stretch of a captured tensor along one axis, the other axes taken as a whole."""
-
-    def __init__(self, values: Array, axis: int) -> None:
-        self.axis = axis
-        others = tuple(n for n in range(values.ndim) if n != axis)
-        lows, highs = [values.min(axis=others)], [values.max(axis=others)]
-        step = 1
-        while 2 * step <= lows[0].shape[0]:
-            lows.append(np.minimum(lows[-1][:-step], lows[-1][step:]))
-            highs.append(np.maximum(highs[-1][:-step], highs[-1][step:]))
-            step *= 2
-        width = lows[0].shape[0]
-        self.low = np.stack([np.pad(x, (0, width - x.shape[0]), constant_values=INFINITY) for x in lows])
-        self.high = np.stack([np.pad(x, (0, width - x.shape[0]), constant_values=-INFINITY) for x in highs])
-
-    def query(self, low: Array, high: Array) -> Interval:
-        """Bounds over the stretch from ``low`` to ``high``, inclusive, clamped to the table."""
-        first = np.clip(low, 0, self.low.shape[1] - 1).astype(np.int64)
-        last = np.clip(high, 0, self.low.shape[1] - 1).astype(np.int64)
-        level = np.floor(np.log2(np.maximum(last - first + 1, 1))).astype(np.int64)
-        second = last - (1 << level) + 1
-        return Interval(
-            np.minimum(self.low[level, first], self.low[level, second]),
-            np.maximum(self.high[level, first], self.high[level, second]),
-        )
+    return Interval(stacked.min(axis=0), stacked.max(axis=0), nan)
 
 
 def _lookup(node: Lookup, block: Block, indices: list[Interval]) -> Interval:
-    """Bounds of a table's values over the stretch that the longest-axis index can reach; unknown for large or distant tables."""
-    unknown = Interval.of(0.0, 1.0) if node.kind is Kind.BOOL else Interval.of(-INFINITY, INFINITY)
+    """Bounds of a table's values over the stretch that the indices can reach; unknown where nothing can be learnt."""
     if node.table not in block.tables:
-        block.tables[node.table] = _learn(node)
+        block.tables[node.table] = learn(node.table)
     known = block.tables[node.table]
     if known is None:
-        return unknown
-    if not indices:
-        return known.query(np.zeros(()), np.zeros(()))
-    return known.query(indices[known.axis].low, indices[known.axis].high)
-
-
-def _learn(node: Lookup) -> RangeTable | None:
-    tensor = node.table.tensor
-    if tensor.device.type != "cpu" or tensor.numel() == 0 or tensor.numel() > limits.BOUNDED_TABLE_ELEMENTS:
-        return None
-    values = tensor.detach().double().numpy() if tensor.dim() else tensor.detach().double().reshape(1).numpy()
-    if np.isnan(values).any():
-        return None
-    return RangeTable(values, int(np.argmax(values.shape)))
+        return Interval.of(0.0, 1.0) if node.kind is Kind.BOOL else _unknown()
+    found = Interval(*known.query([i.low for i in indices], [i.high for i in indices]))
+    narrowed = node.kind is Kind.FLOAT and node.table.tensor.dtype.itemsize > 4
+    return _rounded(found) if narrowed else found

@@ -279,6 +279,10 @@ class Projection(Captured):
 
     __slots__ = ()
 
+    def extents(self, rank: int) -> tuple[int | None, ...]:
+        """The table's rows for the last index; the others are the query's own coordinates."""
+        return (*(None for _ in range(rank - 1)), self.tensor.shape[0])
+
 
 @dataclass(frozen=True, slots=True)
 class Shaw(ScoreTerm):

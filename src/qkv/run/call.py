@@ -1,0 +1,227 @@
+"""One call, end to end: options checked, the plan found or remembered, the strategy run, the result brought into the caller's layout.
+
+This is the door that specs run through. A signature seen before skips every check that depends on shapes, dtypes and devices alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..coords import Named
+from ..errors import SpecError
+from ..plan import Plan, Request, choose, find, forced
+from ..spec import DEFAULT_PATTERN, WANTS, Spec, hang
+from . import dropout as dropping
+from . import finite
+from .bind import Bound, Frame, bind, check_dropout, check_tensors, frame
+from .names import arranged, named_output, pattern_of
+from .result import Computed, Result
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..terms.keep import Keep
+    from ..terms.position import Rope
+    from ..terms.score import ScoreTerm
+    from ..terms.weights import Weights
+
+REMEMBERED = 256
+"""How many signatures a spec remembers; the oldest is forgotten first."""
+
+OPTIONS = frozenset({"want", "positions", "align", "dropout", "seed", "sizes"})
+
+
+@dataclass(slots=True)
+class Prepared:
+    """What is remembered for a signature: the frame, and the plan for each forced strategy and finiteness."""
+
+    frame: Frame
+    request: Request | None
+    plans: dict[tuple[str | None, bool | None], Plan]
+
+
+def attention(
+    q: Tensor | Named,
+    k: Tensor | Named,
+    v: Tensor | Named,
+    pattern: str | None = None,
+    *,
+    position: Rope | None = None,
+    score: ScoreTerm | Iterable[ScoreTerm] | None = None,
+    keep: Keep | None = None,
+    weights: Weights | None = None,
+    scale: float | None = None,
+    positions: Mapping[str, Any] | None = None,
+    align: str | None = None,
+    dropout: float = 0.0,
+    sizes: Mapping[str, int] | None = None,
+) -> Any:
+    """Attention over named coordinates: the output of ``Spec(pattern, ...)(q, k, v)``.
+
+    q, k, v: float tensors with the axes of ``pattern`` (default ``"b h i d, b h j d, b h j e -> b h i e"``, the layout of torch's SDPA), or three ``Named`` tensors, whose names then are the pattern.
+    ``position``, ``score``, ``keep``, ``weights``, ``scale`` are the parts of a ``Spec``; ``positions``, ``align``, ``dropout``, ``sizes`` the options of ``Spec.run``. A row that keeps nothing gives exactly 0; zero keys give 0; an empty batch an empty
+    output. Raises the errors of ``qkv.errors``; never falls back silently.
+
+    >>> import qkv, torch
+    >>> q, k, v = torch.randn(1, 8, 5, 16), torch.randn(1, 2, 5, 16), torch.randn(1, 2, 5, 16)
+    >>> qkv.attention(q, k, v, "b (h g) i d, b h j d, b h j e -> b (h g) i e", keep=qkv.causal()).shape
+    torch.Size([1, 8, 5, 16])
+    """
+    if pattern is None:
+        pattern = pattern_of(q, k, v) if isinstance(q, Named) or isinstance(k, Named) or isinstance(v, Named) else DEFAULT_PATTERN
+    spec = _spec(pattern, position, score if score is None or not isinstance(score, list) else tuple(score), keep, weights, scale)
+    return spec(q, k, v, positions=positions, align=align, dropout=dropout, sizes=sizes)
+
+
+_specs: dict[Any, Spec] = {}
+
+
+def _spec(pattern: str, position: Any, score: Any, keep: Any, weights: Any, scale: Any) -> Spec:
+    """The spec of these parts, made once; parts that cannot be hashed are left to the spec's own checks."""
+    key = (pattern, position, score, keep, weights, scale)
+    try:
+        known = _specs.get(key)
+    except TypeError:
+        return Spec(pattern, position=position, score=score, keep=keep, weights=weights, scale=scale)
+    if known is None:
+        known = Spec(pattern, position=position, score=score, keep=keep, weights=weights, scale=scale)
+        if len(_specs) >= REMEMBERED:
+            _specs.pop(next(iter(_specs)), None)
+        _specs[key] = known
+    return known
+
+
+class Door:
+    """Runs and plans specs."""
+
+    def run(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Result:
+        """The result of one call."""
+        names = isinstance(q, Named) or isinstance(k, Named) or isinstance(v, Named)
+        if names:
+            q, k, v = arranged(spec, q, k, v)
+        prepared, plan, bound = _ready(spec, q, k, v, options)
+        computed = find(plan.strategy).run(bound)
+        return _result(prepared.frame, bound, computed, plan, names)
+
+    def plan(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Plan:
+        """The plan of one call; nothing is computed."""
+        if isinstance(q, Named) or isinstance(k, Named) or isinstance(v, Named):
+            q, k, v = arranged(spec, q, k, v)
+        prepared, want, share = _prepared(spec, q, k, v, options)
+        return _plan(prepared, spec, q, k, v, options, want, share)
+
+
+def _prepared(spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any]) -> tuple[Prepared, frozenset[str], float]:
+    """What is remembered for the call's signature, made when it is new; with the statistics wanted and the dropout."""
+    unknown = options.keys() - OPTIONS
+    if unknown:
+        raise SpecError(f"unknown option {', '.join(sorted(unknown))}.\n  Known: {', '.join(sorted(OPTIONS))}. Parts (keep, score, ...) belong to the spec.")
+    want, share = _want(options.get("want", ())), options.get("dropout", 0.0)
+    check_dropout(share)
+    from torch import is_grad_enabled as grad_enabled
+
+    sizes = options.get("sizes")
+    try:
+        signature = (
+            q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, k.device, v.device,
+            grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad), grad_enabled(), q.stride(-1) if q.dim() else 0, k.stride(-1) if k.dim() else 0, v.stride(-1) if v.dim() else 0,
+            want, share > 0, options.get("align"), _kinds(options.get("positions")), None if not sizes else tuple(sorted(sizes.items())),
+        )  # fmt: skip
+    except AttributeError:
+        check_tensors(q, k, v)
+        raise
+    memory: dict[Any, Prepared] = spec.__dict__.setdefault("_prepared", {})
+    found = memory.get(signature)
+    if found is None:
+        found = Prepared(frame(spec, q, k, v, sizes), None, {})
+        if len(memory) >= REMEMBERED:
+            memory.pop(next(iter(memory)), None)
+        memory[signature] = found
+    return found, want, share
+
+
+def _want(want: Any) -> frozenset[str]:
+    found = frozenset((want,)) if isinstance(want, str) else frozenset(want)
+    if found - set(WANTS):
+        raise SpecError(f"want={sorted(found - set(WANTS))} is not known.\n  Known: {', '.join(WANTS)}.")
+    return found
+
+
+def _kinds(positions: Mapping[str, Any] | None) -> Any:
+    """What of ``positions`` a plan depends on: which coordinates, and whether each is a number or a tensor."""
+    if not positions:
+        return None
+    return tuple((name, value if isinstance(value, int) else type(value)) for name, value in sorted(positions.items()))
+
+
+def _plan(prepared: Prepared, spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any], want: frozenset[str], share: float) -> Plan:
+    """The plan for the call: remembered, or chosen now. Looks at k and v only when a strategy needs them finite."""
+    name = forced()
+    transformed = any(finite.is_transformed(x) for x in (q, k, v))
+    if transformed or prepared.request is None or prepared.request.transformed:
+        prepared.request = _request(prepared.frame, q, k, v, options, want, share, transformed)
+        prepared.plans.clear()
+    plan = prepared.plans.get((name, None))
+    if plan is None:
+        plan = prepared.plans[name, None] = choose(prepared.request, name)
+    if not plan.needs_finite:
+        return plan
+    seen = finite.is_finite(k, v)
+    known = prepared.plans.get((name, seen))
+    if known is None:
+        known = prepared.plans[name, seen] = choose(replace(prepared.request, finite=seen), name)
+    return known
+
+
+def _request(made: Frame, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any], want: frozenset[str], share: float, transformed: bool) -> Request:
+    import torch
+
+    lowered = made.lowered
+    return Request(
+        spec=made.spec,
+        lowered=lowered,
+        sizes=tuple(sorted(made.sizes.items())),
+        dtype=str(made.dtype).removeprefix("torch."),
+        device=made.device.type,
+        want=want,
+        requires_grad=torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad),
+        captured_grad=torch.is_grad_enabled() and any(c.tensor.requires_grad for c in lowered.captured),
+        transformed=transformed,
+        relation=_relation(made, options),
+        dropout=share,
+        contiguous_features=q.stride(-1) == k.stride(-1) == v.stride(-1) == 1 if min(q.dim(), k.dim(), v.dim()) else True,
+    )
+
+
+def _relation(made: Frame, options: Mapping[str, Any]) -> str | None:
+    """How queries stand to keys, as far as the signature says."""
+    if not made.lowered.relations:
+        return None
+    if options.get("positions"):
+        return "given"
+    return "equal" if all(made.sizes[q] == made.sizes[k] for q, k in made.lowered.relations) else "offset"
+
+
+def _ready(spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any]) -> tuple[Prepared, Plan, Bound]:
+    prepared, want, share = _prepared(spec, q, k, v, options)
+    plan = _plan(prepared, spec, q, k, v, options, want, share)
+    seed = options.get("seed")
+    chosen = seed if seed is not None else dropping.draw_seed() if share else 0
+    bound = bind(prepared.frame, q, k, v, positions=options.get("positions"), align=options.get("align"), want=want, dropout=share, seed=chosen)
+    return prepared, plan, bound
+
+
+def _result(made: Frame, bound: Bound, computed: Computed, plan: Plan, names: bool) -> Result:
+    output = made.output.apply(computed.output.to(made.dtype))
+    stats = {n: x if n == "weights" else made.row.apply(_stat(bound, x)) for n, x in computed.stats.items()}
+    lse = None if computed.lse is None or "lse" not in bound.want else made.row.apply(computed.lse.to(bound.working_dtype))
+    return Result(named_output(made, output) if names else output, lse, stats, plan)
+
+
+def _stat(bound: Bound, x: Tensor) -> Tensor:
+    return x.to(bound.working_dtype) if x.dtype.is_floating_point else x
+
+
+hang(Door())

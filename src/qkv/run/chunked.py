@@ -1,0 +1,71 @@
+"""Strategy ``chunked``: any spec, on any device, in memory that grows with the number of rows and keys and not with their product.
+
+Scores are made block by block, folded into running sums, and made again in the backward. Differential weights are two softmaxes combined afterwards; the clamped form, whose rows need both maps at once, takes a second pass.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..plan import Capability, Cost, Request
+from ..plan.cost import dense_flops, price, tensor_bytes
+from ..terms.weights import Differential, Linear, Sigmoid
+from . import finite
+from .blocks import BLOCK_SCORES, cut
+from .clamped import Clamped
+from .online import Attend, Job
+from .result import Computed
+from .scores import by_row
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .bind import Bound
+
+
+class Chunked:
+    """Blocks with online sums and a recomputing backward."""
+
+    name = "chunked"
+    capability = Capability(want=frozenset({"lse", "max_logit", "entropy", "argmax"}))
+
+    def cost(self, request: Request) -> Cost:
+        """Both products in blocks, a dozen passes over each block, and a call into torch for each of those."""
+        blocks = max(1.0, request.pairs / BLOCK_SCORES)
+        scratch = 4 * 6 * min(request.pairs, BLOCK_SCORES)
+        return price(dense_flops(request), tensor_bytes(request), scratch, efficiency=0.4, calls=10 + 12 * blocks)
+
+    def run(self, bound: Bound) -> Computed:
+        """The output and whatever statistics were wanted."""
+        weights, dtype = bound.spec.weights, bound.working_dtype
+        bound.finite = finite.is_finite(bound.q, bound.k, bound.v)
+        kind = "sigmoid" if isinstance(weights, Sigmoid) else "plain" if isinstance(weights, Linear) else "softmax"
+        job = Job(bound, cut(bound), kind, weights.normalize if isinstance(weights, Linear) else True)
+        sink = None if bound.lowered.sink is None else by_row(bound, bound.lowered.sink, dtype)
+        rows = None if bound.lowered.row_table is None else bound.lowered.row_table[0].tensor
+        tables = tuple(bound.tables[c] for c in job.captured)
+        operands = (bound.q.to(dtype), bound.k.to(dtype), bound.v.to(dtype))
+        if isinstance(weights, Differential):
+            return self.differential(bound, job, weights, operands, tables, rows)
+        output, lse, *stats = Attend.apply(job, *operands, sink, rows, *tables)  # pyright: ignore
+        return Computed(output, lse if kind == "softmax" else None, dict(zip(job.statistics, stats, strict=True)))
+
+    def differential(self, bound: Bound, job: Job, weights: Differential, operands: tuple[Tensor, Tensor, Tensor], tables: tuple[Tensor, ...], rows: Tensor | None) -> Computed:
+        """Two maps, subtracted; normalised by head, or clamped and divided by their sum."""
+        if bound.lowered.lam is None:
+            raise TypeError("differential weights without a lambda")
+        lam = by_row(bound, bound.lowered.lam, bound.working_dtype)
+        q, k, v = operands
+        output, lse, *stats = Attend.apply(job, q, k, v, None, rows, *tables)  # pyright: ignore
+        found = dict(zip(job.statistics, stats, strict=True))
+        if weights.renormalize == "clamp":
+            shape = output.shape[1:-1]
+            output = Clamped.apply(job, q, k, v, lse.detach(), lam.expand(shape), *tables)  # pyright: ignore
+            return Computed(output, lse, found)
+        output = output[0] - lam.unsqueeze(-1) * output[1]
+        if weights.lambda_init is not None:
+            mean = output.square().mean(-1, keepdim=True) + weights.eps
+            output = output * torch.rsqrt(mean) * (1.0 - weights.lambda_init)
+        return Computed(output, lse, found)

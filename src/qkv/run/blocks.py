@@ -64,8 +64,9 @@ class Blocking:
                 yield {self.key: pair}, bool(self.state[query_block, n] == 2)
 
 
-def cut(bound: Bound, scores: int = BLOCK_SCORES) -> Blocking:
-    """The blocks of a call, each of about ``scores`` scores at most."""
+def cut(bound: Bound) -> Blocking:
+    """The blocks of a call, each of about ``BLOCK_SCORES`` scores at most."""
+    scores = BLOCK_SCORES
     sizes, lowered = bound.frame.sizes, bound.lowered
     query = max(lowered.query_order, key=lambda n: sizes[n], default=None)
     if lowered.roles.query_candidates and len(lowered.roles.query_candidates) == 1:

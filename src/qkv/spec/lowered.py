@@ -14,7 +14,7 @@ from ..coords.pattern import Pattern
 from ..coords.roles import Roles, roles
 from ..errors import SpecError
 from ..terms.expr import Captured, Constant, Node, Position, Score, apply, captured_in, positions_read
-from ..terms.scope import Claim, Scope
+from ..terms.scope import HEAD_NAMES, Claim, Scope
 from ..terms.score import Projection, Shaw
 from ..terms.weights import Differential, Linear, Softmax, head_value
 
@@ -86,12 +86,11 @@ def lower(spec: Spec, pattern: Pattern) -> Lowered:
         rotated = (scope.query("rope()", None), scope.key_of("rope()", None))
     graphs = [n for n in (keep, node, sink, lam, None if row_table is None else row_table[1]) if n is not None]
     relations = _relations(graphs, scope)
-    sequences = [q for q in found.query_only if q in found.query_candidates]
     return Lowered(
         pattern=pattern,
         roles=found,
         shared=found.shared,
-        query_order=(*sequences, *(q for q in found.query_only if q not in sequences)),
+        query_order=scope.rows,
         key=found.key,
         features=found.feature,
         value_features=found.value_feature,
@@ -136,11 +135,12 @@ def _decayed(score: Node, decay: Node, scope: Scope) -> Node:
 
 
 def _relations(graphs: Iterable[Node], scope: Scope) -> frozenset[tuple[str, str]]:
-    """The pairs of a query and a key coordinate whose positions stand in one graph."""
+    """The pairs of a query sequence and a key coordinate whose positions stand in one graph. Head coordinates are no sequences."""
+    named = [q for q in scope.query_candidates if q not in HEAD_NAMES]
     pairs: set[tuple[str, str]] = set()
     for graph in graphs:
         read = positions_read(graph)
-        pairs |= {(q, k) for q in scope.query_only if q in read for k in scope.key if k in read}
+        pairs |= {(q, k) for q in named or scope.query_candidates if q in read for k in scope.key if k in read}
     return frozenset(pairs)
 
 

@@ -49,6 +49,11 @@ class Scope:
         """The coordinates of a score: shared, query-only and key."""
         return (*self.shared, *self.query_only, *self.key)
 
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The query-only coordinates in the order in which strategies lay rows out: sequences before head groups."""
+        return (*self.query_candidates, *(n for n in self.query_only if n not in self.query_candidates))
+
     def check(self, term: str, names: Sequence[str]) -> None:
         """Raises ``CoordinateError`` for a name that no score has."""
         for name in names:

@@ -295,7 +295,7 @@ class Shaw(ScoreTerm):
 
     def lower(self, scope: Scope, score: Node) -> Node:
         """``score + scale * q . key_table[clip(j - i)]``."""
-        outer = tuple(Index(n) for n in (*scope.shared, *scope.query_only))
+        outer = tuple(Index(n) for n in (*scope.shared, *scope.rows))
         return apply("add", score, Lookup(self.keys, (*outer, self.row(scope))))
 
     def row(self, scope: Scope) -> Node:

@@ -22,8 +22,8 @@ _POSITIVE: Colour = (20, 66, 114)
 _NEGATIVE: Colour = (158, 42, 43)
 _UNKNOWN: Colour = (200, 200, 200)
 _BARS = " ▁▂▃▄▅▆▇█"
-_WIDTH = 8  # characters of a cell
 _LABEL = 10
+_NARROW = 6  # a cell with fewer characters has no room for the 0 before the point
 
 
 def blend(first: Colour, second: Colour, share: float) -> Colour:
@@ -48,12 +48,18 @@ def ink_on(colour: Colour) -> Colour:
 
 
 def heat_lines(
-    matrix: NDArray[np.float64], row_labels: Sequence[str], column_labels: Sequence[str], *, colour: bool
+    matrix: NDArray[np.float64],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    *,
+    colour: bool,
+    width: int = 8,
 ) -> list[str]:
     """Return a heat map as lines of text: a heading line, then one line for each row.
 
     With ``colour`` each number stands on a background of 24-bit colour with ink that can be read on it, whatever the
     terminal's own colours; without, a bar as high as the number's share of the largest stands before it.
+    ``width`` is the number of characters of a cell, at least 5; below 6 numbers are written without their leading 0.
     Raises ``SpecError`` unless there is one label for each row and column.
 
     >>> for line in heat_lines(np.array([[1.0, 0.0], [0.25, 0.75]]), ["the", "cat"], ["the", "cat"], colour=False):
@@ -68,28 +74,37 @@ def heat_lines(
             f"a heat map of shape {values.shape}, {len(row_labels)} row and {len(column_labels)} column labels.\n"
             "  Give one label for each row and column."
         )
+    if width < 5:
+        raise SpecError(f"a heat map with cells of {width} characters.\n  A number with two decimals needs 5.")
     largest = float(np.nanmax(np.abs(values), initial=0.0))
     rows = [fit(label, _LABEL) for label in row_labels]
     margin = max((cells(label) for label in rows), default=0)
-    heading = " " * margin + "".join(pad(fit(label, _WIDTH - 1), _WIDTH, right=True) for label in column_labels)
+    heading = " " * margin + "".join(pad(fit(label, width - 1), width, right=True) for label in column_labels)
     cell = _coloured if colour else _barred
     lines = [
-        pad(label, margin) + "".join(cell(value, largest) for value in row)
+        pad(label, margin) + "".join(cell(value, largest, width) for value in row)
         for label, row in zip(rows, values.tolist(), strict=True)
     ]
     return [heading, *lines]
 
 
-def _barred(value: float, largest: float) -> str:
+def _number(value: float, width: int) -> str:
+    text = f"{value:.2f}"
+    return text if width >= _NARROW else text.replace("0.", ".", 1) if abs(value) < 0.995 else f"{value:.1f}"
+
+
+def _barred(value: float, largest: float, width: int) -> str:
     share = 0.0 if largest <= 0 or math.isnan(value) else abs(value) / largest
     bar = _BARS[min(8, max(round(share * 8), 1))] if share > 0 else " "
-    return f"{bar}{value:5.2f}".rjust(_WIDTH)
+    return f"{bar}{_number(value, width).rjust(5 if width >= _NARROW else 3)}".rjust(width)
 
 
-def _coloured(value: float, largest: float) -> str:
+def _coloured(value: float, largest: float, width: int) -> str:
     ground = heat_colour(value, largest)
     ink = ink_on(ground)
-    return "\x1b[38;2;{};{};{};48;2;{};{};{}m".format(*ink, *ground) + f"{value:6.2f} ".rjust(_WIDTH) + "\x1b[0m"
+    return (
+        "\x1b[38;2;{};{};{};48;2;{};{};{}m".format(*ink, *ground) + f"{_number(value, width)} ".rjust(width) + "\x1b[0m"
+    )
 
 
 def cells(text: str) -> int:

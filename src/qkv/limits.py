@@ -21,8 +21,21 @@ NAME_CHARACTERS: Final = 64
 # Nearest-name suggestions compare the wrong name with every known one; beyond this many they are left out.
 NAMES_COMPARED: Final = 256
 
-# A function of coordinates is a line or two; the count is of the graph written out as a tree, so sharing cannot hide growth.
+# A function of coordinates is a line or two; the count is of the graph written out as a tree, so sharing cannot hide
+# growth.
 EXPRESSION_NODES: Final = 4096
 
-# Bounds of captured tensors are kept in tables of n log n numbers; a larger tensor is bounded by "not known" instead.
+# Readers descend into a graph by recursion, three Python frames for a level, and Python stops at 1000 frames.
+EXPRESSION_DEPTH: Final = 200
+
+# Bounds of captured tensors are learnt by reading them once; a larger tensor is bounded by "not known" instead.
 BOUNDED_TABLE_ELEMENTS: Final = 1 << 22
+
+# Each random block of a BigBird mask is a term of the expression; a table of blocks serves larger numbers.
+RANDOM_BLOCKS: Final = 64
+
+# The ancestors of a draft tree are a table of n x n truth values.
+TREE_NODES: Final = 2048
+
+# Score terms are composed into one graph; a list this long was made by a loop.
+SCORE_TERMS: Final = 32

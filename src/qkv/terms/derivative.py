@@ -1,7 +1,8 @@
 """The reader for derivatives: d(expression)/d(leaf) as another expression, by rule.
 
-The leaf is the score so far or one lookup in a captured tensor. Comparisons, rounding and whole numbers have derivative 0; ``abs``, ``min``, ``max`` have
-the derivative of the side that is taken, the first operand's at a tie. The result is an ordinary graph, read by the other readers.
+The leaf is the score so far or one lookup in a captured tensor. Comparisons, rounding and whole numbers have derivative
+0; ``abs`` has 0 at 0, ``min`` and ``max`` the mean of both sides at a tie, as torch's have. The result is an ordinary
+graph, read by the other readers; where a branch of ``where`` is not taken, its derivative is not either, be it NaN.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from .expr import Apply, Captured, Constant, Kind, Lookup, Node, Score, apply, c
 
 ZERO = Constant(0.0)
 ONE = Constant(1.0)
+HALF = Constant(0.5)
 
 
 def derivative(node: Node, leaf: Score | Lookup) -> Node:
-    """The derivative of ``node`` with respect to ``leaf``, a float graph; the constant 0.0 where it does not depend on it.
+    """The derivative of ``node`` with respect to ``leaf``, a float graph; the constant 0.0 where it does not depend
+    on it.
 
     >>> from qkv.terms.expr import Constant, Score, apply, describe
     >>> describe(derivative(apply("mul", Score(), Constant(3.0)), Score()))
@@ -54,7 +57,7 @@ def _add(a: Node, b: Node) -> Node:
 
 
 def _mul(a: Node, b: Node) -> Node:
-    """A product of derivative factors: a factor of exactly 0 means "does not depend", so that 0 times infinity is 0 here."""
+    """A product of derivative factors: exactly 0 means "does not depend", so that 0 times infinity is 0 here."""
     if is_zero(a) or is_zero(b):
         return ZERO
     if a == ONE:
@@ -95,11 +98,13 @@ def _chain(node: Apply, inner: list[Node]) -> Node:
         case "neg":
             return _neg(dx)
         case "abs":
-            return _mul(_select(apply("lt", x, Constant(0)), Constant(-1.0), _select(apply("gt", x, Constant(0)), ONE, ZERO)), dx)
-        case "min":
-            return _select(apply("le", x, y), dx, dy)
-        case "max":
-            return _select(apply("ge", x, y), dx, dy)
+            return _mul(
+                _select(apply("lt", x, Constant(0)), Constant(-1.0), _select(apply("gt", x, Constant(0)), ONE, ZERO)),
+                dx,
+            )
+        case "min" | "max":
+            first = apply("lt" if node.operation == "min" else "gt", x, y)
+            return _select(first, dx, _select(apply("eq", x, y), _mul(HALF, _add(dx, dy)), dy))
         case "mod":
             return _add(dx, _neg(_mul(dy, apply("floor", apply("div", x, y)))))
         case "select":
@@ -109,8 +114,15 @@ def _chain(node: Apply, inner: list[Node]) -> Node:
 
 
 def _power(node: Apply, x: Node, y: Node, dx: Node, dy: Node) -> Node:
-    base = _mul(_mul(y, apply("pow", x, apply("sub", y, Constant(1)))), dx)
-    return _add(base, _mul(_mul(node, apply("log", x)), dy)) if not is_zero(dy) else base
+    """By the base and by the exponent; both are 0 where the formula's 0 times infinity would be NaN."""
+    base = ZERO
+    if not is_zero(dx) and not is_zero(y):
+        slope = apply("mul", y, apply("pow", x, apply("sub", y, Constant(1))))
+        base = _mul(slope if isinstance(y, Constant) else _select(apply("eq", y, Constant(0)), ZERO, slope), dx)
+    if is_zero(dy):
+        return base
+    flat = apply("and", apply("eq", x, Constant(0)), apply("ge", y, Constant(0)))
+    return _add(base, _mul(_select(flat, ZERO, apply("mul", node, apply("log", x))), dy))
 
 
 def _slope(node: Apply, x: Node) -> Node:

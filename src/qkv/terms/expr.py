@@ -1,9 +1,9 @@
 """The expression graph: what a mask or a score function says, as data.
 
-A node is a constant, a coordinate's position, index or size, the score so far, a lookup in a captured
-tensor, or an operation on other nodes. Nodes are immutable, compare by structure, and know their kind (bool, int or
-float). This module knows the nodes and the table of operations. It refuses to know how a graph is made
-(``trace``), what its values are (``values``), which bounds it has (``interval``) and how it is derived (``derivative``).
+A node is a constant, a coordinate's position, index or size, the score so far, a lookup in a captured tensor, or an
+operation on other nodes. Nodes are immutable, compare by structure, and know their kind (bool, int or float). This
+module knows the nodes and the table of operations. It refuses to know how a graph is made (``trace``), what its
+values are (``values``), which bounds it has (``interval``) and how it is derived (``derivative``).
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ class Operation:
 
     name: str
     arity: int
-    result: Literal["bool", "float", "int", "widest", "numeric", "branches"]
+    result: Literal["bool", "float", "int", "numeric", "branches", "power"]
     symbol: str = ""
 
 
 _ROWS = [
     *(
         Operation(n, 2, "numeric", s)
-        for n, s in [("add", "+"), ("sub", "-"), ("mul", "*"), ("floordiv", "//"), ("mod", "%"), ("pow", "**")]
+        for n, s in [("add", "+"), ("sub", "-"), ("mul", "*"), ("floordiv", "//"), ("mod", "%")]
     ),
+    Operation("pow", 2, "power", "**"),
     Operation("div", 2, "float", "/"),
     *(
         Operation(n, 2, "bool", s)
@@ -57,11 +58,15 @@ _ROWS = [
     Operation("select", 3, "branches"),
 ]
 OPERATIONS: dict[str, Operation] = {row.name: row for row in _ROWS}
-"""Every operation by name. Floor-div and mod round towards minus infinity, as Python's do."""
+"""Every operation by name. Floor-div and mod round towards minus infinity, as Python's do.
+
+Dividing a whole number by the whole number 0 gives the quotient 0 and the number itself as remainder, so that a branch
+that is not taken cannot fail.
+"""
 
 
 class Captured:
-    """A tensor that a function of coordinates mentions; equal to another one exactly when the tensor is the same object."""
+    """A tensor that a function of coordinates mentions; two are equal when the tensor is the same object."""
 
     __slots__ = ("label", "movable", "tensor")
 
@@ -162,12 +167,13 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """An operation of ``OPERATIONS`` on other nodes; ``weight`` counts the nodes below, so that growth is bounded."""
+    """An operation of ``OPERATIONS`` on nodes; ``weight`` and ``depth`` measure the graph, so as to bound it."""
 
     operation: str
     operands: tuple[Node, ...]
     kind: Kind
     weight: int
+    depth: int
 
 
 Node = Constant | Position | Index | Size | Score | Lookup | Apply
@@ -181,15 +187,40 @@ def children(node: Node) -> tuple[Node, ...]:
     return node.indices if isinstance(node, Lookup) else ()
 
 
+def look_up(table: Captured, indices: tuple[Node, ...]) -> Lookup:
+    """The node for an element of a captured tensor. Raises ``LimitError`` as ``apply`` does."""
+    made = Lookup(table, indices)
+    _check_growth(weight(made), 1 + max((depth(index) for index in indices), default=0))
+    return made
+
+
+def _check_growth(nodes: int, levels: int) -> None:
+    for name, measured, limit in (
+        ("nodes", nodes, limits.EXPRESSION_NODES),
+        ("levels", levels, limits.EXPRESSION_DEPTH),
+    ):
+        if measured > limit:
+            raise LimitError(
+                f"an expression has more than {limit} {name}.\n"
+                "  Was a loop unrolled? Put the numbers into a tensor and index it by coordinates."
+            )
+
+
 def weight(node: Node) -> int:
     """How many nodes the graph has when it is written out as a tree."""
     return node.weight if isinstance(node, Apply) else 1 + sum(weight(index) for index in children(node))
 
 
+def depth(node: Node) -> int:
+    """How many nodes stand on the longest way down, this one included."""
+    return node.depth if isinstance(node, Apply) else 1 + max((depth(index) for index in children(node)), default=0)
+
+
 def apply(operation: str, *operands: Node) -> Node:
     """The node for ``operation`` on ``operands``, with constants folded and neutral elements dropped.
 
-    Raises ``LimitError`` when the graph, written out as a tree, would exceed ``limits.EXPRESSION_NODES``.
+    Raises ``LimitError`` when the graph would exceed ``limits.EXPRESSION_NODES``, written out as a tree, or
+    ``limits.EXPRESSION_DEPTH``.
     """
     row = OPERATIONS[operation]
     if len(operands) != row.arity:
@@ -200,12 +231,9 @@ def apply(operation: str, *operands: Node) -> Node:
     if folded is not None:
         return folded
     total = 1 + sum(weight(operand) for operand in operands)
-    if total > limits.EXPRESSION_NODES:
-        raise LimitError(
-            f"an expression has more than {limits.EXPRESSION_NODES} nodes.\n"
-            "  A loop in the function was unrolled, perhaps. Put the numbers into a tensor and index it by coordinates."
-        )
-    return Apply(operation, operands, result_kind(row, operands), total)
+    levels = 1 + max(depth(operand) for operand in operands)
+    _check_growth(total, levels)
+    return Apply(operation, operands, result_kind(row, operands), total, levels)
 
 
 def result_kind(row: Operation, operands: tuple[Node, ...]) -> Kind:
@@ -220,6 +248,10 @@ def result_kind(row: Operation, operands: tuple[Node, ...]) -> Kind:
             return Kind.INT
         case "branches":
             return max(kinds[1:])
+        case "power":  # 2 ** -1 is no whole number, so that only a known exponent keeps the kind
+            exponent = operands[1]
+            whole = isinstance(exponent, Constant) and exponent.kind <= Kind.INT and exponent.value >= 0
+            return max(Kind.INT, kinds[0]) if whole else Kind.FLOAT
         case _:
             return max(Kind.INT, *kinds)
 

@@ -8,10 +8,11 @@ write instead. Torch's pointwise functions accept symbols, and so do tensors on 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from ..errors import TraceError
-from .expr import Apply, Captured, Constant, Index, Kind, Lookup, Node, Size, apply, describe
+from .expr import Apply, Captured, Constant, Index, Kind, Lookup, Node, Size, apply, describe, look_up
+from .fold import INT64
 
 Operand = Any  # Symbol | bool | int | float | a 0-d tensor
 
@@ -152,6 +153,15 @@ class Symbol:
         """The same value as a float."""
         return record("float", self)
 
+    def to(self, *_target: object, **_kind: object) -> Symbol:
+        """The same value: a symbol has no device, and its kind follows from how it is used."""
+        return self
+
+    @property
+    def device(self) -> None:
+        """None, which torch takes for the default device; mask functions hand it to ``to``."""
+        return None
+
     def clamp(self, min: Operand = None, max: Operand = None) -> Symbol:
         """The value, not below ``min`` and not above ``max``; either may be left out."""
         result = self if min is None else record("max", self, min)
@@ -160,12 +170,16 @@ class Symbol:
     clip = clamp
 
     def new_ones(self, size: Sequence[int] = (), **_kind: object) -> Symbol:
-        """The constant True: lets mask functions written for index tensors (``index.new_ones((), dtype=bool)``) be recorded."""
-        return Symbol(Constant(True)) if tuple(size) == () else self._refuse(f"new_ones({tuple(size)})", "only new_ones(()) is known")
+        """The constant True, so that mask functions written for index tensors work; only ``new_ones(())``."""
+        if tuple(size):
+            self._refuse(f"new_ones({tuple(size)})", "Only new_ones(()) is known: a coordinate is one number here.")
+        return Symbol(Constant(True))
 
     def new_zeros(self, size: Sequence[int] = (), **_kind: object) -> Symbol:
         """The constant False, as ``new_ones`` is True."""
-        return Symbol(Constant(False)) if tuple(size) == () else self._refuse(f"new_zeros({tuple(size)})", "only new_zeros(()) is known")
+        if tuple(size):
+            self._refuse(f"new_zeros({tuple(size)})", "Only new_zeros(()) is known: a coordinate is one number here.")
+        return Symbol(Constant(False))
 
     def _refuse(self, what: str, advice: str) -> NoReturn:
         raise TraceError(
@@ -176,11 +190,14 @@ class Symbol:
     def __bool__(self) -> bool:
         return self._refuse(
             "`if`, `and`, `or`, `not` or a chained comparison",
-            "Write qkv.where(condition, a, b), (a) & (b), (a) | (b), ~a; and (0 <= i - j) & (i - j < 8) for 0 <= i - j < 8.",
+            "Write qkv.where(condition, a, b), (a) & (b), (a) | (b), ~a, torch.minimum(a, b); "
+            "and (0 <= i - j) & (i - j < 8) for 0 <= i - j < 8.",
         )
 
     def __float__(self) -> float:
-        return self._refuse("float() or a function of `math`", "Write torch.tanh(score), torch.exp(score), ... instead.")
+        return self._refuse(
+            "float() or a function of `math`", "Write torch.tanh(score), torch.exp(score), ... instead."
+        )
 
     def __int__(self) -> int:
         return self._refuse("int()", "Write torch.floor(x), or x // 1, instead.")
@@ -204,6 +221,8 @@ class Symbol:
     def __torch_function__(
         cls, func: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        from .functions import torch_call
+
         return torch_call(func, args, kwargs or {})
 
 
@@ -212,6 +231,8 @@ def node_of(value: Operand) -> Node:
     if isinstance(value, Symbol):
         return value.node
     if isinstance(value, bool | int | float):
+        if isinstance(value, int) and value not in INT64:
+            raise TraceError(f"{value} does not fit into 64 bits.\n  Whole numbers lie between -2**63 and 2**63 - 1.")
         return Constant(value)
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         if len(value.shape) == 0:
@@ -220,12 +241,20 @@ def node_of(value: Operand) -> Node:
             f"a tensor of shape {tuple(value.shape)} stands in a function of coordinates without an index.\n"
             "  Index it by coordinates, one for each axis: slope[h], table[h, i - j]."
         )
-    raise TraceError(f"{value!r} ({type(value).__name__}) cannot take part in a function of coordinates.\n  Use numbers, coordinates, and tensors indexed by them.")
+    raise TraceError(
+        f"{value!r} ({type(value).__name__}) cannot take part in a function of coordinates.\n"
+        "  Use numbers, coordinates, and tensors indexed by them."
+    )
 
 
 def record(operation: str, *operands: Operand) -> Symbol:
-    """The symbol for ``operation`` on the operands."""
-    return Symbol(apply(operation, *(node_of(operand) for operand in operands)))
+    """The symbol for ``operation`` on the operands. A division of whole numbers by the constant 0 is refused."""
+    nodes = [node_of(operand) for operand in operands]
+    if operation in ("floordiv", "mod") and nodes[1] == Constant(0) and nodes[0].kind is not Kind.FLOAT:
+        raise TraceError(
+            f"`{describe(nodes[0])}` is divided by 0.\n  A whole number has no quotient and no remainder by 0."
+        )
+    return Symbol(apply(operation, *nodes))
 
 
 def logical(operation: str, *operands: Operand) -> Symbol:
@@ -242,10 +271,10 @@ def logical(operation: str, *operands: Operand) -> Symbol:
 
 def lookup(table: Any, index: Any) -> Symbol:
     """The symbol for ``table[index]`` where ``index`` holds coordinates; one index for each axis."""
-    indices = index if isinstance(index, tuple) else (index,)
+    indices = cast(tuple[Any, ...], index) if isinstance(index, tuple) else (index,)
     if len(indices) != len(table.shape):
         raise TraceError(
-            f"a captured tensor has {len(table.shape)} axes, shape {tuple(table.shape)}, and is indexed by {len(indices)}.\n"
+            f"a captured tensor of {len(table.shape)} axes, shape {tuple(table.shape)}, is indexed by {len(indices)}.\n"
             "  Give one coordinate (or expression of coordinates) for each axis; slices and None are not recorded."
         )
     nodes = tuple(node_of(i) for i in indices)
@@ -255,11 +284,12 @@ def lookup(table: Any, index: Any) -> Symbol:
                 f"`{describe(node)}` indexes a tensor, and is a {node.kind.name.lower()} value.\n"
                 "  An index must be a whole number: torch.floor(x), or // instead of /."
             )
-    return Symbol(Lookup(Captured(table), nodes))
+    return Symbol(look_up(Captured(table), nodes))
 
 
 def index(coordinate: str) -> Symbol:
-    """The plain index of ``coordinate`` in a call, from 0, whatever its positions are. For use inside keep and score functions.
+    """The plain index of ``coordinate`` in a call, from 0, whatever its positions are. For use inside keep and score
+    functions.
 
     >>> import qkv
     >>> qkv.keep(lambda i, j: qkv.index("j") < 4)
@@ -284,46 +314,6 @@ def where(condition: Operand, chosen: Operand, other: Operand) -> Symbol:
     if test.kind is not Kind.BOOL:
         raise TraceError(f"where(): the condition `{describe(test)}` is a number.\n  Compare it: x != 0.")
     return Symbol(apply("select", test, node_of(chosen), node_of(other)))
-
-
-def _clamp(value: Operand, min: Operand = None, max: Operand = None) -> Symbol:
-    return Symbol(node_of(value)).clamp(min, max)
-
-
-_BY_NAME: dict[str, str] = {
-    "add": "add", "__add__": "add", "sub": "sub", "subtract": "sub", "__sub__": "sub", "mul": "mul", "multiply": "mul", "__mul__": "mul",
-    "div": "div", "divide": "div", "true_divide": "div", "__truediv__": "div", "floor_divide": "floordiv", "__floordiv__": "floordiv",
-    "remainder": "mod", "__mod__": "mod", "pow": "pow", "__pow__": "pow", "lt": "lt", "__lt__": "lt", "le": "le", "__le__": "le",
-    "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge", "not_equal": "ne",
-    "eq": "eq", "__eq__": "eq", "ne": "ne", "__ne__": "ne", "gt": "gt", "__gt__": "gt", "ge": "ge", "__ge__": "ge",
-    "minimum": "min", "maximum": "max", "exp": "exp", "log": "log", "sqrt": "sqrt", "tanh": "tanh", "sigmoid": "sigmoid",
-    "erf": "erf", "sin": "sin", "cos": "cos", "abs": "abs", "absolute": "abs", "__abs__": "abs", "floor": "floor", "neg": "neg", "negative": "neg",
-}  # fmt: skip
-_REFLECTED = {"__radd__": "add", "__rsub__": "sub", "rsub": "sub", "__rmul__": "mul", "__rtruediv__": "div", "__rdiv__": "div", "__rfloordiv__": "floordiv", "__rmod__": "mod", "__rpow__": "pow"}
-_LOGICAL = {
-    "__and__": "and", "bitwise_and": "and", "logical_and": "and", "__or__": "or", "bitwise_or": "or", "logical_or": "or",
-    "__xor__": "xor", "bitwise_xor": "xor", "logical_xor": "xor", "__invert__": "not", "bitwise_not": "not", "logical_not": "not",
-}  # fmt: skip
-
-
-def torch_call(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Symbol:
-    """What a torch function records when an argument is a symbol; ``TraceError`` for one with no operation of ours."""
-    name = getattr(func, "__name__", str(func))
-    if name == "__getitem__":
-        return lookup(args[0], args[1])
-    if name == "where":
-        return where(*args, **kwargs)
-    if name in ("clamp", "clip"):
-        return _clamp(*args, **kwargs)
-    if not kwargs:
-        if name in _LOGICAL:
-            return logical(_LOGICAL[name], *args)
-        if name in _REFLECTED:
-            return record(_REFLECTED[name], args[1], args[0])
-        if name in _BY_NAME:
-            return record(_BY_NAME[name], *args)
-    known = sorted({n for n in (*_BY_NAME, *_LOGICAL) if not n.startswith("_")} | {"where", "clamp"})
-    raise TraceError(f"torch function {name} cannot be recorded in a function of coordinates.\n  Known: {', '.join(known)}.")
 
 
 def is_constant_true(node: Node) -> bool:

@@ -1,8 +1,8 @@
 """Recording a function of coordinates: its parameters' names are the coordinates it depends on.
 
-The function is called once with symbols. While it runs, indexing a tensor with a symbol records a lookup, wherever the tensor
-comes from: a closure, a global, ``self.table``. This module knows how to call and what to refuse; what a coordinate
-means is the scope's matter.
+The function is called once with symbols. While it runs, indexing a tensor with a symbol records a lookup, wherever
+the tensor comes from: a closure, a global, ``self.table``. This module knows how to call and what to refuse; what a
+coordinate means is the scope's matter.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 from ..errors import QkvError, TraceError
 from .expr import Constant, Kind, Lookup, Node, Position, Score, walk
-from .symbol import Symbol, node_of, torch_call
+from .functions import torch_call
+from .symbol import Symbol, node_of
 
 SCORE = "score"
 """The parameter that stands for the score so far in a score function."""
@@ -26,7 +27,10 @@ def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
     except (TypeError, ValueError):
         raise TraceError(f"{function!r} has no readable signature.\n  Wrap it: lambda i, j: f(i, j).") from None
     for parameter in signature.parameters.values():
-        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.POSITIONAL_ONLY) or parameter.default is not parameter.empty:
+        if (
+            parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.POSITIONAL_ONLY)
+            or parameter.default is not parameter.empty
+        ):
             raise TraceError(
                 f"parameter `{parameter}` of {name_of(function)} is not a plain one.\n"
                 "  Parameters name coordinates: lambda i, j: ...; capture other values from outside."
@@ -64,7 +68,8 @@ def trace(function: Callable[..., Any], arguments: Sequence[Node], expected: Kin
         except (TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             raise TraceError(
                 f"{name_of(function)} failed while it was recorded: {type(error).__name__}: {error}\n"
-                "  Its parameters are symbols; use arithmetic, comparisons, & | ~, torch's pointwise functions and tensors indexed by coordinates."
+                "  Its parameters are symbols; use arithmetic, comparisons, & | ~, torch's pointwise functions, and "
+                "tensors indexed by coordinates."
             ) from error
     return _checked(function, result, expected)
 
@@ -89,14 +94,21 @@ def _checked(function: Callable[..., Any], result: Any, expected: Kind) -> Node:
     node = node_of(result)
     if expected is Kind.BOOL and node.kind is not Kind.BOOL:
         raise TraceError(
-            f"{name_of(function)} returns a {node.kind.name.lower()} value, and keep needs a truth value.\n  Compare: i - j < 8. True means that the key is kept."
+            f"{name_of(function)} returns a {node.kind.name.lower()} value, and keep needs a truth value.\n"
+            "  Compare: i - j < 8. True means that the key is kept."
         )
     if expected is Kind.FLOAT and node.kind is Kind.BOOL:
         raise TraceError(
-            f"{name_of(function)} returns a truth value, and score needs a number.\n  To drop keys give the function as keep=qkv.keep(...)."
+            f"{name_of(function)} returns a truth value, and score needs a number.\n"
+            "  To drop keys give the function as keep=qkv.keep(...)."
         )
-    if expected is Kind.FLOAT and isinstance(node, Constant | Lookup) and not any(isinstance(n, Score) for n in walk(node)):
+    if (
+        expected is Kind.FLOAT
+        and isinstance(node, Constant | Lookup)
+        and not any(isinstance(n, Score) for n in walk(node))
+    ):
         raise TraceError(
-            f"{name_of(function)} does not use the score it is given.\n  Its first parameter is called `score`: lambda score, h, i, j: score - slope[h] * (i - j)."
+            f"{name_of(function)} does not use the score it is given.\n"
+            "  Its first parameter is called `score`: lambda score, h, i, j: score - slope[h] * (i - j)."
         )
     return node

@@ -1,18 +1,19 @@
 """The reader for values: an expression graph evaluated in torch, over coordinates laid out for broadcasting.
 
-Every coordinate comes as a tensor with one long axis, in a fixed order of axes, so that each value has exactly the axes it
-depends on. A lookup outside its table is clamped for safety and noted; the caller decides whether a kept key saw it.
-This module refuses to know which axes those are: dense, by blocks and for one row are all the same to it.
+Every coordinate comes as a tensor with one long axis, in a fixed order of axes, so that each value has exactly the
+axes it depends on. A lookup outside its table is clamped for safety and noted; the caller decides whether a kept key
+saw it. This module refuses to know which axes those are: dense, by blocks and for one row are all the same to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ..errors import InternalError
-from .expr import Apply, Captured, Constant, Index, Kind, Lookup, Node, Position, Score, Size
+from .expr import Apply, Captured, Constant, Index, Kind, Lookup, Node, Position, Score, Size, children, walk
 
 if TYPE_CHECKING:
     import torch
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 class Environment:
     """What the leaves of a graph mean in one place.
 
-    ``indices`` and ``positions`` map coordinates to int64 tensors that broadcast against each other; ``tables`` maps captured
-    tensors to the ones to read (the same ones when absent); ``dtype`` is that of float constants and results; ``inside`` holds
-    the lookups that are known to stay in their tables. ``outside`` collects, for each other lookup that left its table,
-    the lookup and where.
+    ``indices`` and ``positions`` map coordinates to int64 tensors that broadcast against each other; ``tables`` maps
+    captured tensors to the ones to read (the same ones when absent); ``dtype`` is that of float constants and
+    results; ``inside`` holds the lookups that are known to stay in their tables. ``outside`` collects, for each other
+    lookup that left its table, the lookup and where.
     """
 
     indices: Mapping[str, Tensor]
@@ -43,20 +44,28 @@ class Environment:
 def evaluate(node: Node, environment: Environment) -> Tensor:
     """The node's values as a tensor with the axes that it depends on (others have size 1, or are absent at the left).
 
-    Lookups in a branch of ``where`` that is not chosen, or behind the false side of ``&``, are not noted as outside.
+    Lookups in a branch of ``where`` that is not chosen, to the right of a ``&`` whose left side is false or of a
+    ``|`` whose left side is true, are not noted as outside.
     """
-    return _Reader(environment).read(node, None)
+    return _Reader(node, environment).read(node, None)
 
 
 class _Reader:
-    """One evaluation: shared subgraphs are computed once for each guard under which they stand."""
+    """One evaluation: shared subgraphs are computed once, with a risky lookup in them once for each guard."""
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, node: Node, environment: Environment) -> None:
         self.environment = environment
         self.done: dict[tuple[int, int], Tensor] = {}
         self.guards: list[Tensor] = []  # keeps guards alive, so that their ids stay theirs
+        self.risky: set[int] = set()
+        for current in walk(node):
+            unsafe = isinstance(current, Lookup) and bool(current.indices) and current not in environment.inside
+            if unsafe or any(id(child) in self.risky for child in children(current)):
+                self.risky.add(id(current))
 
     def read(self, node: Node, guard: Tensor | None) -> Tensor:
+        if id(node) not in self.risky:
+            guard = None
         key = (id(node), 0 if guard is None else id(guard))
         if key not in self.done:
             self.done[key] = self.compute(node, guard)
@@ -84,30 +93,39 @@ class _Reader:
                 return self.look_up(node, guard)
             case Apply(operation="select"):
                 test = self.read(node.operands[0], guard)
-                branches = [self.cast(o, node.kind, self.read(o, self.both(guard, g))) for o, g in zip(node.operands[1:], (test, ~test), strict=True)]
-                return torch.where(test, *branches)
+                chosen = self.guarded(node.operands[1], guard, lambda: test)
+                other = self.guarded(node.operands[2], guard, lambda: ~test)
+                return torch.where(test, self.cast(node.kind, chosen), self.cast(node.kind, other))
             case Apply(operation="and"):
                 left = self.read(node.operands[0], guard)
-                return left & self.read(node.operands[1], self.both(guard, left))
+                return left & self.guarded(node.operands[1], guard, lambda: left)
+            case Apply(operation="or"):
+                left = self.read(node.operands[0], guard)
+                return left | self.guarded(node.operands[1], guard, lambda: ~left)
             case Apply():
                 operands = [self.read(operand, guard) for operand in node.operands]
-                if any(o.kind is Kind.FLOAT for o in node.operands) or OPERATORS_IN_FLOAT.get(node.operation, False):
+                if node.kind is Kind.FLOAT or any(operand.kind is Kind.FLOAT for operand in node.operands):
                     operands = [x if x.dtype == env.dtype else x.to(env.dtype) for x in operands]
                 elif node.kind is Kind.INT or node.operation not in ("or", "xor", "not"):
                     operands = [x.to(torch.int64) if x.dtype == torch.bool else x for x in operands]
+                if node.kind is Kind.INT and node.operation in ("floordiv", "mod"):
+                    return _whole_division(node, *operands)
                 return _functions()[node.operation](*operands)
 
-    def both(self, guard: Tensor | None, test: Tensor) -> Tensor:
-        made = test if guard is None else guard & test
-        self.guards.append(made)
-        return made
+    def guarded(self, node: Node, guard: Tensor | None, test: Callable[[], Tensor]) -> Tensor:
+        """The node's values where only those that pass ``test`` are looked at."""
+        if id(node) not in self.risky:
+            return self.read(node, None)
+        both = test() if guard is None else guard & test()
+        self.guards.append(both)
+        return self.read(node, both)
 
-    def cast(self, node: Node, kind: Kind, value: Tensor) -> Tensor:
+    def cast(self, kind: Kind, value: Tensor) -> Tensor:
+        """A value as one of ``kind``; whole numbers are int64, so that small types cannot wrap around."""
         import torch
 
-        if kind is Kind.FLOAT:
-            return value if value.dtype == self.environment.dtype else value.to(self.environment.dtype)
-        return value.to(torch.int64) if kind is Kind.INT and value.dtype == torch.bool else value
+        dtype = (torch.bool, torch.int64, self.environment.dtype)[kind]
+        return value if value.dtype == dtype else value.to(dtype)
 
     def look_up(self, node: Lookup, guard: Tensor | None) -> Tensor:
         env = self.environment
@@ -115,37 +133,44 @@ class _Reader:
         if node.kind is Kind.FLOAT and table.dtype != env.dtype:
             table = table.to(env.dtype)
         if not node.indices:
-            return table
+            return self.cast(node.kind, table)
         indices = [self.read(index, guard) for index in node.indices]
-        if node in env.inside:
-            return table[tuple(indices)]
-        safe: list[Tensor] = []
-        for index, size in zip(indices, table.shape, strict=True):
-            beyond = (index < 0) | (index >= size)
-            env.outside.append((node, beyond if guard is None else beyond & guard))
-            safe.append(index.clamp(0, size - 1))
-        return table[tuple(safe)]
+        if node not in env.inside:
+            for axis, size in enumerate(table.shape):
+                beyond = (indices[axis] < 0) | (indices[axis] >= size)
+                env.outside.append((node, beyond if guard is None else beyond & guard))
+                indices[axis] = indices[axis].clamp(0, size - 1)
+        return self.cast(node.kind, table[tuple(indices)])
 
 
-OPERATORS_IN_FLOAT = dict.fromkeys(("div", "exp", "log", "sqrt", "tanh", "sigmoid", "erf", "sin", "cos", "float"), True)
-"""Operations whose operands become floats even when all of them are whole numbers."""
+def _whole_division(node: Apply, dividend: Tensor, divisor: Tensor) -> Tensor:
+    """Quotient or remainder of whole numbers; by 0 the quotient is 0 and the remainder the dividend."""
+    import torch
 
-_cache: dict[str, Callable[..., Tensor]] = {}
+    function = _functions()[node.operation]
+    if isinstance(node.operands[1], Constant) and node.operands[1].value != 0:
+        return function(dividend, divisor)
+    none = divisor == 0
+    result = function(dividend, torch.where(none, 1, divisor))
+    return torch.where(none, 0 if node.operation == "floordiv" else dividend, result)
 
 
+@cache
 def _functions() -> dict[str, Callable[..., Tensor]]:
     """Each operation in torch; made on first use, so that reading a mask's text needs no torch."""
-    if not _cache:
-        import torch
+    import torch
 
-        _cache.update(
-            {
-                "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.true_divide, "floordiv": torch.floor_divide,
-                "mod": torch.remainder, "pow": torch.pow, "neg": torch.neg, "abs": torch.abs, "min": torch.minimum, "max": torch.maximum,
-                "lt": torch.lt, "le": torch.le, "eq": torch.eq, "ne": torch.ne, "gt": torch.gt, "ge": torch.ge,
-                "or": torch.logical_or, "xor": torch.logical_xor, "not": torch.logical_not,
-                "exp": torch.exp, "log": torch.log, "sqrt": torch.sqrt, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "erf": torch.erf,
-                "sin": torch.sin, "cos": torch.cos, "float": lambda x: x, "floor": lambda x: torch.floor(x).to(torch.int64),
-            }
-        )  # fmt: skip
-    return _cache
+    def floor(x: Tensor) -> Tensor:
+        return torch.floor(x).to(torch.int64)
+
+    def same(x: Tensor) -> Tensor:
+        return x
+
+    return {
+        "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.true_divide, "floordiv": torch.floor_divide,
+        "mod": torch.remainder, "pow": torch.pow, "neg": torch.neg, "abs": torch.abs, "min": torch.minimum,
+        "max": torch.maximum, "lt": torch.lt, "le": torch.le, "eq": torch.eq, "ne": torch.ne, "gt": torch.gt,
+        "ge": torch.ge, "xor": torch.logical_xor, "not": torch.logical_not, "exp": torch.exp, "log": torch.log,
+        "sqrt": torch.sqrt, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "erf": torch.erf, "sin": torch.sin,
+        "cos": torch.cos, "float": same, "floor": floor,
+    }  # fmt: skip

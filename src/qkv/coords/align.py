@@ -41,7 +41,8 @@ def _cached_plan(carried: tuple[Names, ...]) -> _Plan:
     views: list[_View] = []
     for names in carried:
         own = tuple(names.index(name) for name in union if name in names)
-        missing = tuple(place for place, name in enumerate(union) if name not in names)
+        # A tensor of rank 0 spreads as it is: with axes, torch would no longer treat it as a number.
+        missing = tuple(place for place, name in enumerate(union) if names and name not in names)
         views.append((() if own == tuple(range(len(own))) else own, missing))
     places = {name: tuple((n, names.index(name)) for n, names in enumerate(carried) if name in names) for name in union}
     return union, tuple(views), tuple((name, at) for name, at in places.items() if len(at) > 1)

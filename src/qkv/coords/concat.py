@@ -6,7 +6,7 @@ axes of the operands may stand in any order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from qkv.coords.align import check_devices, disagree
 from qkv.coords.arithmetic import nameless
@@ -15,7 +15,7 @@ from qkv.coords.text import did_you_mean, quoted, sized
 from qkv.errors import CoordinateError
 
 
-def concat(*tensors: Named | Iterable[Named], axis: str) -> Named:
+def concat(*tensors: Named | Sequence[Named], axis: str) -> Named:
     """The operands joined along ``axis``: ``concat(past, new, axis="seq_k")``; one list of operands is taken too.
 
     Each operand carries ``axis`` itself, or exactly one coordinate that the others lack, which then becomes ``axis``.
@@ -42,11 +42,11 @@ def concat(*tensors: Named | Iterable[Named], axis: str) -> Named:
     return Named(torch.cat([each.order(*names).tensor for each in renamed], names.index(axis)), names)
 
 
-def _flat(tensors: Sequence[Named | Iterable[Named]], axis: str) -> list[Named]:
+def _flat(tensors: Sequence[Named | Sequence[Named]], axis: str) -> list[Named]:
     operands: list[Named] = []
     for given in tensors:
-        for each in [given] if isinstance(given, Named) or hasattr(given, "dtype") else given:
-            if not isinstance(each, Named):
+        for each in given if isinstance(given, list | tuple) else [given]:
+            if not isinstance(each, Named):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not all type checked
                 raise nameless(each, "concat") or CoordinateError(
                     f"concat is given {each!r:.80}, and named tensors are expected.\n"
                     f'  Write qkv.concat(past, new, axis="{axis}")'

@@ -71,7 +71,7 @@ def _advice(coordinate: str, seen: Mapping[str, int], call: _Call) -> str:
         lone = next(name for name, size in seen.items() if size == 1)
         return f'{rule} A size of 1 does not spread: to share {lone}, squeeze it and leave "{coordinate}" out there.'
     for tensor, size in seen.items():
-        if tensor in call.axes:
+        if tensor in call.axes and len(values) == 2:
             others = [str(a) for a, n in call.axes[tensor] if coordinate not in a.names and n in values and n != size]
             if others:
                 return f'{rule} Are "{coordinate}" and "{others[0]}" swapped in {tensor}?'

@@ -1,4 +1,6 @@
-"""qkv: attention over named coordinates. Say what is attended; qkv checks it, plans how to run it, runs it, and shows what happened."""
+"""qkv: attention over named coordinates. Say what is attended; qkv checks it, plans how to run it, runs it, and shows
+what happened.
+"""
 
 from .coords import Pattern as Pattern
 from .coords.concat import concat as concat

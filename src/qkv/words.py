@@ -1,6 +1,8 @@
-"""Words of the public face that mean one thing for several kinds of argument: named tensors, symbols of a recorded function, and spec terms.
+"""Words of the public face that mean one thing for several kinds of argument: named tensors, symbols of a recorded
+function, and spec terms.
 
-``qkv.softmax("j", x)`` normalises a named tensor and ``qkv.softmax(sink=...)`` is a spec's weights; which one is meant follows from whether a tensor is given.
+``qkv.softmax("j", x)`` normalises a named tensor and ``qkv.softmax(sink=...)`` is a spec's weights; which one is meant
+follows from whether a tensor is given.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ def softmax(names: Names, x: Named, /, *, where: Named | None = None) -> Named: 
 @overload
 def softmax(*, sink: Tensor | float | None = None, off_by_one: bool = False, head: str | None = None) -> Weights: ...
 def softmax(*given: Any, **options: Any) -> Any:
-    """``softmax("j", x)``: a named tensor normalised over j, a row without a kept entry giving 0. ``softmax(sink=..., off_by_one=...)``: the weights of a spec.
+    """``softmax("j", x)``: a named tensor normalised over j, a row without a kept entry giving 0. ``softmax(sink=...,
+    off_by_one=...)``: the weights of a spec.
 
-    For a spec: ``exp(s_j) / (sum_j exp(s_j) + exp(sink))``; ``sink`` is one score for all heads or a float tensor with one for each query head (its gradient flows), ``off_by_one`` a sink of score 0.
-    Source: Xiao et al. 2023 (sinks), OpenAI 2025 gpt-oss model card (learned sinks), Miller 2023 (off by one).
+    For a spec: ``exp(s_j) / (sum_j exp(s_j) + exp(sink))``; ``sink`` is one score for all heads or a float tensor with
+    one for each query head (its gradient flows), ``off_by_one`` a sink of score 0. Source: Xiao et al. 2023 (sinks),
+    OpenAI 2025 gpt-oss model card (learned sinks), Miller 2023 (off by one).
 
     >>> import qkv, torch
     >>> qkv.softmax("j", qkv.Named(torch.zeros(2, 4), "i j")).tensor[0, 0].item()
@@ -46,9 +50,11 @@ def sigmoid(x: Symbol, /) -> Symbol: ...
 @overload
 def sigmoid(bias: float = 0.0) -> Weights: ...
 def sigmoid(x: Any = 0.0, **options: Any) -> Any:
-    """``sigmoid(x)`` of a named tensor or of a symbol; ``sigmoid(bias=0.0)``: the weights of a spec, each key on its own.
+    """``sigmoid(x)`` of a named tensor or of a symbol; ``sigmoid(bias=0.0)``: the weights of a spec, each key on its
+    own.
 
-    For a spec: ``1 / (1 + exp(-(s_j + bias)))``; rows do not sum to one and there is no lse. Source: Ramapuram et al. 2024, Theory, Analysis, and Best Practices for Sigmoid Self-Attention.
+    For a spec: ``1 / (1 + exp(-(s_j + bias)))``; rows do not sum to one and there is no lse. Source: Ramapuram et al.
+    2024, Theory, Analysis, and Best Practices for Sigmoid Self-Attention.
 
     >>> import qkv
     >>> qkv.sigmoid(bias=-3.0)
@@ -62,7 +68,8 @@ def sigmoid(x: Any = 0.0, **options: Any) -> Any:
 def where(condition: Any, chosen: Any, other: Any) -> Any:
     """``chosen`` where ``condition`` holds, else ``other``: for named tensors, and inside keep and score functions.
 
-    Inside a function of coordinates, a lookup in the branch that is not chosen is not made, so it may lie outside its table.
+    Inside a function of coordinates, a lookup in the branch that is not chosen is not made, so it may lie outside its
+    table.
 
     >>> import qkv
     >>> qkv.score(lambda score, i, j: qkv.where(i == j, score + 1.0, score))
@@ -78,7 +85,10 @@ def _pointwise(name: str, x: Any) -> Any:
         return symbol.record(name, x)
     if isinstance(x, Named):
         return getattr(functions, name)(x)
-    raise SpecError(f"qkv.{name} takes a Named tensor or, inside a function of coordinates, a symbol; this is {type(x).__name__}.\n  For plain tensors use torch.{name}.")
+    raise SpecError(
+        f"qkv.{name} takes a Named tensor or, inside a function of coordinates, a symbol; this is "
+        f"{type(x).__name__}.\n  For plain tensors use torch.{name}."
+    )
 
 
 def exp(x: Any) -> Any:

@@ -1,6 +1,7 @@
 """What a strategy can do, as data: one frozen table that stands beside each strategy's code.
 
-Refusals are read off the table here, once for all strategies, so that no strategy words its own. What a table cannot say goes into the strategy's ``also`` function.
+Refusals are read off the table here, once for all strategies, so that no strategy words its own. What a table cannot
+say goes into the strategy's ``also`` function.
 """
 
 from __future__ import annotations

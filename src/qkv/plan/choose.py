@@ -1,4 +1,5 @@
-"""Choosing a strategy: every one is asked, the cheapest of those that can is taken, and the reasons of the others are kept.
+"""Choosing a strategy: every one is asked, the cheapest of those that can is taken, and the reasons of the others are
+kept.
 
 Strategies register themselves here when the run room is imported. A forced strategy runs or raises; nothing falls back.
 """
@@ -43,7 +44,8 @@ def forced() -> str | None:
 
 @contextmanager
 def strategy(name: str) -> Iterator[None]:
-    """Inside the block every call runs by the named strategy, or raises ``Refused`` with the reasons; it never falls back.
+    """Inside the block every call runs by the named strategy, or raises ``Refused`` with the reasons; it never falls
+    back.
 
     Raises ``SpecError`` for a name that no strategy has. Safe in threads and async tasks, each of which has its own.
 
@@ -70,7 +72,9 @@ def choose(request: Request, name: str | None) -> Plan:
         reasons = tuple(refusals(request, _strategies[name].capability))
         if reasons:
             raise Refused(
-                f'strategy "{name}" cannot run this spec.\n' + "\n".join(f"    {r}" for r in reasons) + f"\n  {_advice(request, name)}",
+                f'strategy "{name}" cannot run this spec.\n'
+                + "\n".join(f"    {r}" for r in reasons)
+                + f"\n  {_advice(request, name)}",
                 strategy=name,
                 reasons=reasons,
             )
@@ -89,13 +93,19 @@ def choose(request: Request, name: str | None) -> Plan:
         for seconds, other in able[1:]:
             refused[other] = f"estimated {seconds / max(able[0][0], 1e-12):.3g} x the time of {chosen}"
         reason = "the only one that runs this call" if len(able) == 1 else "the lowest estimated time"
-        refused.update({n: "the definition, run when asked for" for n in BY_REQUEST_ONLY if n in _strategies and n not in refused})
+        refused.update(
+            {n: "the definition, run when asked for" for n in BY_REQUEST_ONLY if n in _strategies and n not in refused}
+        )
         return _plan(request, chosen, reason, refused)
     for candidate in BY_REQUEST_ONLY:
         if candidate in _strategies and candidate not in refused:
             return _plan(request, candidate, "the only one that runs this call", refused)
     lines = "\n".join(f"    {n}: {r}" for n, r in refused.items())
-    raise Refused(f"no strategy can run this call.\n{lines}\n  Change what the reasons name.", strategy="", reasons=tuple(refused.values()))
+    raise Refused(
+        f"no strategy can run this call.\n{lines}\n  Change what the reasons name.",
+        strategy="",
+        reasons=tuple(refused.values()),
+    )
 
 
 def _plan(request: Request, name: str, reason: str, refused: dict[str, str]) -> Plan:
@@ -106,7 +116,11 @@ def _plan(request: Request, name: str, reason: str, refused: dict[str, str]) -> 
 
 def _advice(request: Request, name: str) -> str:
     for other, strategy_ in _strategies.items():
-        if other != name and other not in BY_REQUEST_ONLY and not any(True for _ in refusals(request, strategy_.capability)):
+        if (
+            other != name
+            and other not in BY_REQUEST_ONLY
+            and not any(True for _ in refusals(request, strategy_.capability))
+        ):
             return f'Use strategy "{other}", or leave it to the planner.'
     if "reference" not in _strategies:
         raise InternalError("no strategy is registered: import qkv, not a part of it")

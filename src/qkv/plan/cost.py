@@ -1,7 +1,7 @@
 """What a call costs: floating point operations, bytes moved and bytes of scratch, and a time to compare strategies by.
 
-The model is coarse on purpose: it ranks strategies and is printed with the plan, and promises no seconds. FLOPs count a multiply and an add as two and
-are those of all pairs, kept or not, unless a strategy skips dropped blocks.
+The model is coarse on purpose: it ranks strategies and is printed with the plan, and promises no seconds. FLOPs count a
+multiply and an add as two and are those of all pairs, kept or not, unless a strategy skips dropped blocks.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def tensor_bytes(request: Request) -> int:
     return (rows + keys) * (request.feature_size + request.value_size) * request.element_bytes
 
 
-def price(flops: float, moved_bytes: float, scratch_bytes: float, *, efficiency: float = 1.0, calls: float = 1.0) -> Cost:
+def price(
+    flops: float, moved_bytes: float, scratch_bytes: float, *, efficiency: float = 1.0, calls: float = 1.0
+) -> Cost:
     """A cost whose time is the larger of compute and memory time, plus a price for each call into torch."""
     seconds = max(flops / (FLOPS_PER_S * efficiency), (moved_bytes + 2 * scratch_bytes) / BYTES_PER_S) + calls * CALL_S
     return Cost(int(flops), int(moved_bytes), int(scratch_bytes), seconds)

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 class Plan:
     """The strategy chosen for one call and the reasons.
 
-    ``refused`` maps every other strategy to the reason why it does not run. ``flops`` counts a multiply and an add as two; ``bytes`` are those of the tensors, moved once;
-    ``scratch_bytes`` are allocated beside the output. All three are the forward's, by the strategy's own estimate. ``needs_finite`` says that the strategy is right only while k and v are finite, which
-    each call then looks at first.
+    ``refused`` maps every other strategy to the reason why it does not run. ``flops`` counts a multiply and an add as
+    two; ``bytes`` are those of the tensors, moved once; ``scratch_bytes`` are allocated beside the output. All three
+    are the forward's, by the strategy's own estimate. ``needs_finite`` says that the strategy is right only while k and
+    v are finite, which each call then looks at first.
     """
 
     strategy: str
@@ -25,5 +26,7 @@ class Plan:
     def __str__(self) -> str:
         lines = [f"strategy  {self.strategy}: {self.reason}"]
         lines += [f"refused   {name}: {reason}" for name, reason in self.refused.items()]
-        lines += [f"cost      {self.flops:,} FLOPs, {self.bytes:,} bytes of tensors, {self.scratch_bytes:,} bytes of scratch"]
+        lines += [
+            f"cost      {self.flops:,} FLOPs, {self.bytes:,} bytes of tensors, {self.scratch_bytes:,} bytes of scratch"
+        ]
         return "\n".join(lines)

@@ -1,6 +1,7 @@
 """What the planner is asked: one call by its spec, sizes and circumstances, without its tensors.
 
-A request is frozen and hashable: the same request gives the same plan. It knows sizes and flags; it refuses to know values.
+A request is frozen and hashable: the same request gives the same plan. It knows sizes and flags; it refuses to know
+values.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from ..spec import Lowered, Spec
 class Request:
     """One call as the planner sees it.
 
-    ``sizes`` are (coordinate, size) pairs; ``relation`` says where queries stand: ``"equal"`` (same number, same positions), ``"offset"`` (a constant
-    distance) or ``"given"`` (tensors); None when no part compares positions. ``finite`` is True when k and v were seen to hold no NaN and no infinity, None when nobody looked.
-    ``transformed`` says that a torch.func transform is active.
+    ``sizes`` are (coordinate, size) pairs; ``relation`` says where queries stand: ``"equal"`` (same number, same
+    positions), ``"offset"`` (a constant distance) or ``"given"`` (tensors); None when no part compares positions.
+    ``finite`` is True when k and v were seen to hold no NaN and no infinity, None when nobody looked. ``transformed``
+    says that a torch.func transform is active.
     """
 
     spec: Spec

@@ -1,7 +1,8 @@
-"""A spec bound to tensors: everything checked, everything in canonical layout, nothing computed but projections and rotations.
+"""A spec bound to tensors: everything checked, everything in canonical layout, nothing computed but projections and
+rotations.
 
-Checks that depend on shapes, dtypes and devices alone are made once for each signature and remembered with the plan; a repeated call
-costs a few dictionary look-ups. This module refuses to know how sums are taken.
+Checks that depend on shapes, dtypes and devices alone are made once for each signature and remembered with the plan; a
+repeated call costs a few dictionary look-ups. This module refuses to know how sums are taken.
 """
 
 from __future__ import annotations
@@ -54,9 +55,10 @@ class Frame:
 class Bound:
     """One call, ready for a strategy.
 
-    ``q`` is ``[shared..., query-only..., feature]``, ``k`` ``[shared..., key..., feature]``, ``v`` ``[shared..., key..., value feature]``; for differential weights
-    q and k have a leading axis of size 2. Features are rotated or mapped already. ``tables`` maps captured tensors to those to read. ``inside`` holds the
-    lookups that cannot leave their tables.
+    ``q`` is ``[shared..., query-only..., feature]``, ``k`` ``[shared..., key..., feature]``, ``v`` ``[shared...,
+    key..., value feature]``; for differential weights q and k have a leading axis of size 2. Features are rotated or
+    mapped already. ``tables`` maps captured tensors to those to read. ``inside`` holds the lookups that cannot leave
+    their tables.
     """
 
     frame: Frame
@@ -101,7 +103,10 @@ def frame(spec: Spec, q: Tensor, k: Tensor, v: Tensor, known: Mapping[str, int] 
         _check_claim(claim, sizes)
     for table in lowered.captured:
         if not table.movable and table.tensor.device != q.device:
-            raise DeviceError(f"{table.label or 'a captured tensor'} is on {table.tensor.device}, q on {q.device}.\n  Move it: tensor.to(q.device), then make the term again.")
+            raise DeviceError(
+                f"{table.label or 'a captured tensor'} is on {table.tensor.device}, q on {q.device}.\n"
+                "  Move it: tensor.to(q.device), then make the term again."
+            )
     features = lowered.features
     if lowered.branch is not None:
         features = (lowered.branch, *(f for f in features if f != lowered.branch))
@@ -114,7 +119,9 @@ def frame(spec: Spec, q: Tensor, k: Tensor, v: Tensor, known: Mapping[str, int] 
         lowered,
         sizes,
         Layout.of(pattern.query, sizes, query_axes),
-        Layout.of(pattern.key, sizes, (lowered.branch, *key_axes, *features[1:]) if lowered.branch else (*key_axes, *features)),
+        Layout.of(
+            pattern.key, sizes, (lowered.branch, *key_axes, *features[1:]) if lowered.branch else (*key_axes, *features)
+        ),
         Layout.of(pattern.value, sizes, (*key_axes, *lowered.value_features)),
         Return.of(pattern.output, sizes, (*rows, *lowered.value_features)),
         Return.of(pattern.output, sizes, rows, without=frozenset(lowered.value_features)),
@@ -128,9 +135,14 @@ def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
     """Float tensors of one dtype on one device; ``DtypeError`` or ``DeviceError`` otherwise."""
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if not hasattr(tensor, "requires_grad"):
-            raise DtypeError(f"{name} is {type(tensor).__name__}, not a torch tensor.\n  Convert it: torch.as_tensor({name}).")
+            raise DtypeError(
+                f"{name} is {type(tensor).__name__}, not a torch tensor.\n  Convert it: torch.as_tensor({name})."
+            )
         if str(tensor.dtype).removeprefix("torch.") not in FLOATS:
-            raise DtypeError(f"{name} is {tensor.dtype}; attention is computed on {', '.join(FLOATS)}.\n  Convert it: {name}.float().")
+            raise DtypeError(
+                f"{name} is {tensor.dtype}; attention is computed on {', '.join(FLOATS)}.\n"
+                f"  Convert it: {name}.float()."
+            )
         if tensor.dtype != q.dtype:
             raise DtypeError(f"{name} is {tensor.dtype} and q is {q.dtype}.\n  Give one dtype: {name}.to(q.dtype).")
         if tensor.device != q.device:
@@ -145,16 +157,24 @@ def _counts(spec: Spec, solved: Solved) -> dict[str, int]:
 def _check_sizes(spec: Spec, lowered: Lowered, sizes: Mapping[str, int]) -> None:
     for name in lowered.features:
         if sizes[name] == 0:
-            raise ShapeError(f'feature coordinate "{name}" has size 0, so there is nothing to multiply.\n    pattern: {spec.pattern}\n  Was a slice empty?')
+            raise ShapeError(
+                f'feature coordinate "{name}" has size 0, so there is nothing to multiply.\n'
+                f"    pattern: {spec.pattern}\n  Was a slice empty?"
+            )
     if isinstance(spec.weights, Differential):
         if lowered.branch is not None and sizes[lowered.branch] != 2:
             raise SizeMismatch(
-                f'differential: branch "{lowered.branch}" has size {sizes[lowered.branch]}, and there are two maps.\n  Give q and k 2 along "{lowered.branch}".',
+                f'differential: branch "{lowered.branch}" has size {sizes[lowered.branch]}, and there are two maps.\n'
+                f'  Give q and k 2 along "{lowered.branch}".',
                 coordinate=lowered.branch,
             )
         if lowered.branch is None and (len(lowered.features) != 1 or sizes[lowered.features[0]] % 2):
             shown = " ".join(f"{n}={sizes[n]}" for n in lowered.features)
-            raise SizeMismatch(f"differential: the feature ({shown}) cannot be split in half.\n  Give an even feature size, or name a feature coordinate of size 2: branch=...", coordinate=lowered.features[0])
+            raise SizeMismatch(
+                f"differential: the feature ({shown}) cannot be split in half.\n"
+                "  Give an even feature size, or name a feature coordinate of size 2: branch=...",
+                coordinate=lowered.features[0],
+            )
 
 
 def _check_claim(claim: Claim, sizes: Mapping[str, int]) -> None:
@@ -165,8 +185,10 @@ def _check_claim(claim: Claim, sizes: Mapping[str, int]) -> None:
             name = " ".join(names)
             spelled = f"({name})" if len(names) > 1 else name
             raise SizeMismatch(
-                f'coordinate "{name}" has two sizes.\n    call:       {spelled}={expected}\n    {claim.term}: {spelled}={shape[axis]}   (axis {axis} of a tensor of shape {shape})\n'
-                "  A captured tensor has this call's sizes along the coordinates it names; size 1 does not stand for others: leave the coordinate out instead.",
+                f'coordinate "{name}" has two sizes.\n    call:       {spelled}={expected}\n'
+                f"    {claim.term}: {spelled}={shape[axis]}   (axis {axis} of a tensor of shape {shape})\n"
+                "  A captured tensor has this call's sizes along the coordinates it names; size 1 does not stand for "
+                "others: leave the coordinate out instead.",
                 coordinate=name,
                 seen={"call": expected, claim.term: shape[axis]},
             )
@@ -184,7 +206,16 @@ def _scale(spec: Spec, lowered: Lowered, sizes: Mapping[str, int]) -> float:
 
 
 def bind(
-    made: Frame, q: Tensor, k: Tensor, v: Tensor, *, positions: Mapping[str, Any] | None, align: str | None, want: frozenset[str], dropout: float, seed: int
+    made: Frame,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    positions: Mapping[str, Any] | None,
+    align: str | None,
+    want: frozenset[str],
+    dropout: float,
+    seed: int,
 ) -> Bound:
     """The call in canonical layout, rotated and projected. ``made`` must be the frame of these tensors' signature."""
     lowered, sizes = made.lowered, made.sizes
@@ -195,7 +226,19 @@ def bind(
     values = flatten_last(made.value.canonical(v), len(lowered.value_features))
     ranges: dict[Captured, RangeTable | None] = {}
     tables = _tables(made, queries)
-    return Bound(made, queries, keys, values, places, tables, _inside(lowered, places, sizes, ranges), ranges, want, dropout, seed)
+    return Bound(
+        made,
+        queries,
+        keys,
+        values,
+        places,
+        tables,
+        _inside(lowered, places, sizes, ranges),
+        ranges,
+        want,
+        dropout,
+        seed,
+    )
 
 
 def _prepared(made: Frame, x: Tensor, places: Places, side: int, halves: bool) -> Tensor:
@@ -222,24 +265,30 @@ def _tables(made: Frame, queries: Tensor) -> dict[Captured, Tensor]:
         table = projection.tensor
         if table.shape[1] != queries.shape[-1]:
             raise SizeMismatch(
-                f"shaw: key_table has vectors of size {table.shape[1]}, and the feature has size {queries.shape[-1]}.\n  Give a table of shape [{table.shape[0]}, {queries.shape[-1]}].",
+                f"shaw: key_table has vectors of size {table.shape[1]}, and the feature has size "
+                f"{queries.shape[-1]}.\n  Give a table of shape [{table.shape[0]}, {queries.shape[-1]}].",
                 coordinate=made.lowered.features[-1],
             )
-        tables[projection] = made.scale * (queries.to(table.dtype) if table.dtype.itemsize > queries.dtype.itemsize else queries) @ table.to(
-            queries.dtype if queries.dtype.itemsize >= table.dtype.itemsize else table.dtype
-        ).transpose(0, 1)
+        tables[projection] = (
+            made.scale
+            * (queries.to(table.dtype) if table.dtype.itemsize > queries.dtype.itemsize else queries)
+            @ table.to(queries.dtype if queries.dtype.itemsize >= table.dtype.itemsize else table.dtype).transpose(0, 1)
+        )
     if made.lowered.row_table is not None:
         rows = made.lowered.row_table[0]
         size = math.prod(made.sizes[n] for n in made.lowered.value_features)
         if rows.tensor.shape[1] != size:
             raise SizeMismatch(
-                f"shaw: value_table has vectors of size {rows.tensor.shape[1]}, and the value feature has size {size}.\n  Give a table of shape [{rows.tensor.shape[0]}, {size}].",
+                f"shaw: value_table has vectors of size {rows.tensor.shape[1]}, and the value feature has size "
+                f"{size}.\n  Give a table of shape [{rows.tensor.shape[0]}, {size}].",
                 coordinate=made.lowered.value_features[-1],
             )
     return tables
 
 
-def _inside(lowered: Lowered, places: Places, sizes: Mapping[str, int], ranges: dict[Captured, RangeTable | None]) -> frozenset[Lookup]:
+def _inside(
+    lowered: Lowered, places: Places, sizes: Mapping[str, int], ranges: dict[Captured, RangeTable | None]
+) -> frozenset[Lookup]:
     """The lookups that stay in their tables over the whole call."""
     if not lowered.captured or any(sizes[n] == 0 for n in places.names):
         return frozenset()
@@ -251,4 +300,6 @@ def _inside(lowered: Lowered, places: Places, sizes: Mapping[str, int], ranges: 
 def check_dropout(dropout: float) -> None:
     """``SpecError`` unless ``dropout`` is a probability below 1."""
     if isinstance(dropout, bool) or not 0.0 <= dropout < 1.0:
-        raise SpecError(f"dropout={dropout!r} must be a probability in [0, 1).\n  It is the share of weights that are dropped.")
+        raise SpecError(
+            f"dropout={dropout!r} must be a probability in [0, 1).\n  It is the share of weights that are dropped."
+        )

@@ -1,7 +1,8 @@
 """How the scores of a call are cut into blocks, and which blocks a mask leaves empty, full or partial.
 
-Blocks run along the longest query coordinate and the longest key coordinate; other coordinates of a block are whole, but for the longest shared one, which is cut too when one block of all of them would be large.
-The mask's bounds over all blocks are found at once; no array has the size of the scores.
+Blocks run along the longest query coordinate and the longest key coordinate; other coordinates of a block are whole,
+but for the longest shared one, which is cut too when one block of all of them would be large. The mask's bounds over
+all blocks are found at once; no array has the size of the scores.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ LEAST_ROWS = 64
 
 @dataclass(frozen=True, slots=True)
 class Blocking:
-    """Where blocks begin and end along the cut coordinates (None where there is no such coordinate), and what the mask leaves of each.
+    """Where blocks begin and end along the cut coordinates (None where there is no such coordinate), and what the mask
+    leaves of each.
 
     ``state[query block, key block]`` is 0 where no pair is kept, 1 where all are, 2 otherwise.
     """
@@ -58,7 +60,7 @@ class Blocking:
             yield n, {self.query: pair}
 
     def key_ranges(self, query_block: int) -> Iterator[tuple[dict[str, tuple[int, int]], bool]]:
-        """The key blocks that hold a kept pair, and whether they are partial. Neighbouring full blocks are not joined."""
+        """The key blocks that hold a kept pair, and whether they are partial."""
         for n, pair in enumerate(zip(self.key_edges, self.key_edges[1:], strict=False)):
             if self.state[query_block, n]:
                 yield {self.key: pair}, bool(self.state[query_block, n] == 2)
@@ -74,7 +76,9 @@ def cut(bound: Bound) -> Blocking:
     key = max(lowered.key, key=lambda n: sizes[n])
     shared = max(lowered.shared, key=lambda n: sizes[n], default=None)
     branches = 2 if bound.q.dim() > len(lowered.shared) + len(lowered.query_order) + 1 else 1
-    others = branches * math.prod(sizes[n] for n in (*lowered.shared, *lowered.query_order, *lowered.key) if n not in (query, key, shared))
+    others = branches * math.prod(
+        sizes[n] for n in (*lowered.shared, *lowered.query_order, *lowered.key) if n not in (query, key, shared)
+    )
     num_shared = sizes[shared] if shared else 1
     num_queries, num_keys = sizes[query] if query else 1, sizes[key]
     least = others * min(num_queries, LEAST_ROWS) * min(num_keys, LEAST_KEYS)
@@ -93,16 +97,24 @@ def _power(value: int) -> int:
 
 
 def _edges(size: int, step: int) -> tuple[int, ...]:
-    return tuple(range(0, size, max(1, step))) + (size,) if size else (0,)
+    return (*range(0, size, max(1, step)), size) if size else (0,)
 
 
-def _states(bound: Bound, query: str | None, key: str, query_edges: tuple[int, ...], key_edges: tuple[int, ...]) -> NDArray[np.int8]:
+def _states(
+    bound: Bound, query: str | None, key: str, query_edges: tuple[int, ...], key_edges: tuple[int, ...]
+) -> NDArray[np.int8]:
     shape = (max(1, len(query_edges) - 1) if query else 1, max(0, len(key_edges) - 1))
     if bound.lowered.keep is None or 0 in shape:
         return np.ones(shape, dtype=np.int8)
-    edges = {key: np.stack([np.array(key_edges[:-1], dtype=np.float64), np.array(key_edges[1:], dtype=np.float64)])[:, None, :]}
+    edges = {
+        key: np.stack([np.array(key_edges[:-1], dtype=np.float64), np.array(key_edges[1:], dtype=np.float64)])[
+            :, None, :
+        ]
+    }
     if query is not None:
-        edges[query] = np.stack([np.array(query_edges[:-1], dtype=np.float64), np.array(query_edges[1:], dtype=np.float64)])[:, :, None]
+        edges[query] = np.stack(
+            [np.array(query_edges[:-1], dtype=np.float64), np.array(query_edges[1:], dtype=np.float64)]
+        )[:, :, None]
     indices, positions = bound.places.bounds(edges)
     found = bounds(bound.lowered.keep, Block(indices, positions, bound.frame.sizes, bound.ranges))
     low, high = np.broadcast_to(found.low, shape), np.broadcast_to(found.high, shape)

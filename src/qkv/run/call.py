@@ -1,6 +1,8 @@
-"""One call, end to end: options checked, the plan found or remembered, the strategy run, the result brought into the caller's layout.
+"""One call, end to end: options checked, the plan found or remembered, the strategy run, the result brought into the
+caller's layout.
 
-This is the door that specs run through. A signature seen before skips every check that depends on shapes, dtypes and devices alone.
+This is the door that specs run through. A signature seen before skips every check that depends on shapes, dtypes and
+devices alone.
 """
 
 from __future__ import annotations
@@ -8,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from ..coords import Named
 from ..errors import SpecError
@@ -60,9 +64,11 @@ def attention(
 ) -> Any:
     """Attention over named coordinates: the output of ``Spec(pattern, ...)(q, k, v)``.
 
-    q, k, v: float tensors with the axes of ``pattern`` (default ``"b h i d, b h j d, b h j e -> b h i e"``, the layout of torch's SDPA), or three ``Named`` tensors, whose names then are the pattern.
-    ``position``, ``score``, ``keep``, ``weights``, ``scale`` are the parts of a ``Spec``; ``positions``, ``align``, ``dropout``, ``sizes`` the options of ``Spec.run``. A row that keeps nothing gives exactly 0; zero keys give 0; an empty batch an empty
-    output. Raises the errors of ``qkv.errors``; never falls back silently.
+    q, k, v: float tensors with the axes of ``pattern`` (default ``"b h i d, b h j d, b h j e -> b h i e"``, the layout
+    of torch's SDPA), or three ``Named`` tensors, whose names then are the pattern. ``position``, ``score``, ``keep``,
+    ``weights``, ``scale`` are the parts of a ``Spec``; ``positions``, ``align``, ``dropout``, ``sizes`` the options of
+    ``Spec.run``. A row that keeps nothing gives exactly 0; zero keys give 0; an empty batch an empty output. Raises the
+    errors of ``qkv.errors``; never falls back silently.
 
     >>> import qkv, torch
     >>> q, k, v = torch.randn(1, 8, 5, 16), torch.randn(1, 2, 5, 16), torch.randn(1, 2, 5, 16)
@@ -70,8 +76,14 @@ def attention(
     torch.Size([1, 8, 5, 16])
     """
     if pattern is None:
-        pattern = pattern_of(q, k, v) if isinstance(q, Named) or isinstance(k, Named) or isinstance(v, Named) else DEFAULT_PATTERN
-    spec = _spec(pattern, position, score if score is None or not isinstance(score, list) else tuple(score), keep, weights, scale)
+        pattern = (
+            pattern_of(q, k, v)
+            if isinstance(q, Named) or isinstance(k, Named) or isinstance(v, Named)
+            else DEFAULT_PATTERN
+        )
+    spec = _spec(
+        pattern, position, score if score is None or not isinstance(score, list) else tuple(score), keep, weights, scale
+    )
     return spec(q, k, v, positions=positions, align=align, dropout=dropout, sizes=sizes)
 
 
@@ -87,9 +99,10 @@ def _spec(pattern: str, position: Any, score: Any, keep: Any, weights: Any, scal
         return Spec(pattern, position=position, score=score, keep=keep, weights=weights, scale=scale)
     if known is None:
         known = Spec(pattern, position=position, score=score, keep=keep, weights=weights, scale=scale)
-        if len(_specs) >= REMEMBERED:
-            _specs.pop(next(iter(_specs)), None)
-        _specs[key] = known
+        if not known.captures:  # a remembered spec would keep its tensors alive
+            if len(_specs) >= REMEMBERED:
+                _specs.pop(next(iter(_specs)), None)
+            _specs[key] = known
     return known
 
 
@@ -113,22 +126,30 @@ class Door:
         return _plan(prepared, spec, q, k, v, options, want, share)
 
 
-def _prepared(spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any]) -> tuple[Prepared, frozenset[str], float]:
+def _prepared(
+    spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any]
+) -> tuple[Prepared, frozenset[str], float]:
     """What is remembered for the call's signature, made when it is new; with the statistics wanted and the dropout."""
     unknown = options.keys() - OPTIONS
     if unknown:
-        raise SpecError(f"unknown option {', '.join(sorted(unknown))}.\n  Known: {', '.join(sorted(OPTIONS))}. Parts (keep, score, ...) belong to the spec.")
+        raise SpecError(
+            f"unknown option {', '.join(sorted(unknown))}.\n"
+            f"  Known: {', '.join(sorted(OPTIONS))}. Parts (keep, score, ...) belong to the spec."
+        )
     want, share = _want(options.get("want", ())), options.get("dropout", 0.0)
     check_dropout(share)
-    from torch import is_grad_enabled as grad_enabled
-
     sizes = options.get("sizes")
     try:
         signature = (
-            q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, k.device, v.device,
-            grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad), grad_enabled(), q.stride(-1) if q.dim() else 0, k.stride(-1) if k.dim() else 0, v.stride(-1) if v.dim() else 0,
-            want, share > 0, options.get("align"), _kinds(options.get("positions")), None if not sizes else tuple(sorted(sizes.items())),
-        )  # fmt: skip
+            *(part for x in (q, k, v) for part in (x.shape, x.dtype, x.device, x.stride()[-1:])),
+            torch.is_grad_enabled(),
+            q.requires_grad or k.requires_grad or v.requires_grad,
+            want,
+            share > 0,
+            options.get("align"),
+            _kinds(options.get("positions")),
+            None if not sizes else tuple(sorted(sizes.items())),
+        )
     except AttributeError:
         check_tensors(q, k, v)
         raise
@@ -156,7 +177,16 @@ def _kinds(positions: Mapping[str, Any] | None) -> Any:
     return tuple((name, value if isinstance(value, int) else type(value)) for name, value in sorted(positions.items()))
 
 
-def _plan(prepared: Prepared, spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any], want: frozenset[str], share: float) -> Plan:
+def _plan(
+    prepared: Prepared,
+    spec: Spec,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    options: Mapping[str, Any],
+    want: frozenset[str],
+    share: float,
+) -> Plan:
     """The plan for the call: remembered, or chosen now. Looks at k and v only when a strategy needs them finite."""
     name = forced()
     transformed = any(finite.is_transformed(x) for x in (q, k, v))
@@ -175,9 +205,16 @@ def _plan(prepared: Prepared, spec: Spec, q: Tensor, k: Tensor, v: Tensor, optio
     return known
 
 
-def _request(made: Frame, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any], want: frozenset[str], share: float, transformed: bool) -> Request:
-    import torch
-
+def _request(
+    made: Frame,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    options: Mapping[str, Any],
+    want: frozenset[str],
+    share: float,
+    transformed: bool,
+) -> Request:
     lowered = made.lowered
     return Request(
         spec=made.spec,
@@ -191,7 +228,9 @@ def _request(made: Frame, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str,
         transformed=transformed,
         relation=_relation(made, options),
         dropout=share,
-        contiguous_features=q.stride(-1) == k.stride(-1) == v.stride(-1) == 1 if min(q.dim(), k.dim(), v.dim()) else True,
+        contiguous_features=q.stride(-1) == k.stride(-1) == v.stride(-1) == 1
+        if min(q.dim(), k.dim(), v.dim())
+        else True,
     )
 
 
@@ -209,14 +248,28 @@ def _ready(spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, An
     plan = _plan(prepared, spec, q, k, v, options, want, share)
     seed = options.get("seed")
     chosen = seed if seed is not None else dropping.draw_seed() if share else 0
-    bound = bind(prepared.frame, q, k, v, positions=options.get("positions"), align=options.get("align"), want=want, dropout=share, seed=chosen)
+    bound = bind(
+        prepared.frame,
+        q,
+        k,
+        v,
+        positions=options.get("positions"),
+        align=options.get("align"),
+        want=want,
+        dropout=share,
+        seed=chosen,
+    )
     return prepared, plan, bound
 
 
 def _result(made: Frame, bound: Bound, computed: Computed, plan: Plan, names: bool) -> Result:
     output = made.output.apply(computed.output.to(made.dtype))
     stats = {n: x if n == "weights" else made.row.apply(_stat(bound, x)) for n, x in computed.stats.items()}
-    lse = None if computed.lse is None or "lse" not in bound.want else made.row.apply(computed.lse.to(bound.working_dtype))
+    lse = (
+        None
+        if computed.lse is None or "lse" not in bound.want
+        else made.row.apply(computed.lse.to(bound.working_dtype))
+    )
     return Result(named_output(made, output) if names else output, lse, stats, plan)
 
 

@@ -1,6 +1,8 @@
-"""Strategy ``chunked``: any spec, on any device, in memory that grows with the number of rows and keys and not with their product.
+"""Strategy ``chunked``: any spec, on any device, in memory that grows with the number of rows and keys and not with
+their product.
 
-Scores are made block by block, folded into running sums, and made again in the backward. Differential weights are two softmaxes combined afterwards; the clamped form, whose rows need both maps at once, takes a second pass.
+Scores are made block by block, folded into running sums, and made again in the backward. Differential weights are two
+softmaxes combined afterwards; the clamped form, whose rows need both maps at once, takes a second pass.
 """
 
 from __future__ import annotations
@@ -52,7 +54,15 @@ class Chunked:
         output, lse, *stats = Attend.apply(job, *operands, sink, rows, *tables)  # pyright: ignore
         return Computed(output, lse if kind == "softmax" else None, dict(zip(job.statistics, stats, strict=True)))
 
-    def differential(self, bound: Bound, job: Job, weights: Differential, operands: tuple[Tensor, Tensor, Tensor], tables: tuple[Tensor, ...], rows: Tensor | None) -> Computed:
+    def differential(
+        self,
+        bound: Bound,
+        job: Job,
+        weights: Differential,
+        operands: tuple[Tensor, Tensor, Tensor],
+        tables: tuple[Tensor, ...],
+        rows: Tensor | None,
+    ) -> Computed:
         """Two maps, subtracted; normalised by head, or clamped and divided by their sum."""
         if bound.lowered.lam is None:
             raise TypeError("differential weights without a lambda")

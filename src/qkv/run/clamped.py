@@ -1,6 +1,7 @@
 """Differential weights in the clamped form: negative differences become 0, and each row is divided by its sum.
 
-A row's weights need both softmaxes at once, so this is a second pass over the blocks, after one that found the lse of both maps; the backward is a third. Like every pass here it holds one block of scores at a time.
+A row's weights need both softmaxes at once, so this is a second pass over the blocks, after one that found the lse of
+both maps; the backward is a third. Like every pass here it holds one block of scores at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ class Clamped(torch.autograd.Function):
     """``relu(p1 - lam p2)`` divided by its sum, times the values; p1 and p2 from scores and the lse of each map."""
 
     @staticmethod
-    def forward(ctx: Any, job: Job, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, lam: Tensor, *tables: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, job: Job, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, lam: Tensor, *tables: Tensor
+    ) -> Tensor:
         job.tables = {**job.bound.tables, **dict(zip(job.captured, tables, strict=True))}
         names = (*job.bound.lowered.shared, *job.bound.lowered.query_order)
         output = q.new_zeros(*q.shape[1:-1], v.shape[-1])
@@ -61,8 +64,24 @@ class Clamped(torch.autograd.Function):
         delta = (grad * output).sum(-1)
         for shared in job.blocking.shared_ranges():
             for number, queries in job.blocking.query_ranges():
-                _rows_backward(job, number, {**shared, **queries}, (q, k, v), (lse, lam, total, delta, grad), wide, of_tables, d_lam, rules)
-        return (None, *wide, None, d_lam, *(None if g is None else g.to(t.dtype) for g, t in zip(of_tables, tables, strict=True)))
+                _rows_backward(
+                    job,
+                    number,
+                    {**shared, **queries},
+                    (q, k, v),
+                    (lse, lam, total, delta, grad),
+                    wide,
+                    of_tables,
+                    d_lam,
+                    rules,
+                )
+        return (
+            None,
+            *wide,
+            None,
+            d_lam,
+            *(None if g is None else g.to(t.dtype) for g, t in zip(of_tables, tables, strict=True)),
+        )
 
 
 def _rows(job: Job, q: Tensor, lse: Tensor, lam: Tensor, ranges: Range) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,7 +149,9 @@ def _rows_backward(
         key = job.keys(k, block) if job.bound.finite else finite.clean(job.keys(k, block))
         d_query += d_raw @ key
         if wide[1] is not None:
-            add_keys(job, wide[1], d_raw.transpose(-1, -2) @ (query if job.bound.finite else finite.clean(query)), block)
+            add_keys(
+                job, wide[1], d_raw.transpose(-1, -2) @ (query if job.bound.finite else finite.clean(query)), block
+            )
         if wide[2] is not None:
             add_keys(job, wide[2], (weights.transpose(-1, -2) @ grad).unsqueeze(0), block)
     if wide[0] is not None:

@@ -1,7 +1,8 @@
 """Dropped weights from a counter: whether a pair is dropped depends on the seed and the pair's place alone.
 
-So that blocks of any size, the backward and every strategy drop the same pairs, and no mask is stored. The hash is SplitMix64's finaliser (Steele et al. 2014)
-over the flat index of the pair among shared, query-only and key coordinates, in canonical order.
+So that blocks of any size, the backward and every strategy drop the same pairs, and no mask is stored. The hash is
+SplitMix64's finaliser (Steele et al. 2014) over the flat index of the pair among shared, query-only and key
+coordinates, in canonical order.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def survivors(bound: Bound, ranges: Ranges, dropout: float) -> Tensor:
     flat: Tensor | int = 0
     for name in bound.places.names:
         flat = flat * bound.frame.sizes[name] + indices[name]
-    mixed = torch.as_tensor(flat, device=bound.frame.device) * _GOLDEN + _signed((bound.seed * 0xD1342543DE82EF95 + 0x2545F4914F6CDD1D) % (1 << 64))
+    mixed = torch.as_tensor(flat, device=bound.frame.device) * _GOLDEN + _signed(
+        (bound.seed * 0xD1342543DE82EF95 + 0x2545F4914F6CDD1D) % (1 << 64)
+    )
     mixed = (mixed ^ _shift(mixed, 30)) * _FIRST
     mixed = (mixed ^ _shift(mixed, 27)) * _SECOND
     uniform = _shift(mixed ^ _shift(mixed, 31), 40)

@@ -1,7 +1,8 @@
 """Products that no dropped key can reach, even if it holds NaN or infinity.
 
-``0 * NaN`` is NaN, so a weight of zero does not protect a sum. These products leave entries that are not finite out of the matrix product and put their
-effect back for the pairs that are kept. They cost more than a plain product, and are used only where a tensor was seen to hold such an entry.
+``0 * NaN`` is NaN, so a weight of zero does not protect a sum. These products leave entries that are not finite out of
+the matrix product and put their effect back for the pairs that are kept. They cost more than a plain product, and are
+used only where a tensor was seen to hold such an entry.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def is_finite(*tensors: Tensor) -> bool:
-    """Whether every entry is finite, by the sum of each tensor: a sum that overflows answers False, which costs time and nothing else."""
+    """Whether every entry is finite, by the sum of each tensor: a sum that overflows answers False, which costs time
+    and nothing else.
+    """
     import torch
 
     for tensor in tensors:
@@ -40,7 +43,9 @@ def scores(q: Tensor, k: Tensor) -> Tensor:
 
 
 def weighted(weights: Tensor, values: Tensor, keep: Tensor | None) -> Tensor:
-    """``weights @ values`` where a value that is not finite reaches the rows that keep its key, as IEEE arithmetic would, and no other."""
+    """``weights @ values`` where a value that is not finite reaches the rows that keep its key, as IEEE arithmetic
+    would, and no other.
+    """
     import torch
 
     product = weights @ clean(values)
@@ -60,7 +65,9 @@ def weighted(weights: Tensor, values: Tensor, keep: Tensor | None) -> Tensor:
 
 
 def is_transformed(tensor: Tensor) -> bool:
-    """Whether a torch.func transform wraps the tensor, whose values then cannot be asked for, or forward-mode gradients are on."""
+    """Whether a torch.func transform wraps the tensor, whose values then cannot be asked for, or forward-mode gradients
+    are on.
+    """
     import torch
 
     if torch.autograd.forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage]

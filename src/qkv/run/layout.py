@@ -1,7 +1,8 @@
 """From a caller's layout to the one that strategies work in, and back.
 
-Canonical tensors are q ``[shared..., query-only..., feature]``, k ``[shared..., key..., feature]``, v ``[shared..., key..., value feature]``, with several feature
-coordinates flattened into one. Everything is a view where the strides allow it. This module knows axes; it refuses to know what is computed.
+Canonical tensors are q ``[shared..., query-only..., feature]``, k ``[shared..., key..., feature]``, v ``[shared...,
+key..., value feature]``, with several feature coordinates flattened into one. Everything is a view where the strides
+allow it. This module knows axes; it refuses to know what is computed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How one tensor's axes become canonical ones: merged axes split, axes permuted; ``plain`` when nothing is to do."""
+    """How one tensor's axes become canonical ones: merged axes split, axes permuted; ``plain`` if nothing is."""
 
     splits: tuple[tuple[int, tuple[int, ...]], ...]
     order: tuple[int, ...]
@@ -54,14 +55,19 @@ def flatten_last(tensor: Tensor, count: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Return:
-    """How a canonical result becomes the pattern's output: value features split, axes permuted, merged axes flattened."""
+    """How a canonical result becomes the pattern's output: axes split, permuted, flattened."""
 
     split: tuple[int, ...]
     order: tuple[int, ...]
     shape: tuple[int, ...]
 
     @staticmethod
-    def of(pattern: TensorPattern, sizes: Mapping[str, int], canonical: Sequence[str], without: frozenset[str] = frozenset()) -> Return:
+    def of(
+        pattern: TensorPattern,
+        sizes: Mapping[str, int],
+        canonical: Sequence[str],
+        without: frozenset[str] = frozenset(),
+    ) -> Return:
         """The way back for a result whose axes are ``canonical``, into ``pattern`` less the coordinates ``without``."""
         axes = [[name for name in axis.names if name not in without] for axis in pattern.axes]
         kept = [names for names, axis in zip(axes, pattern.axes, strict=True) if names or not axis.names]

@@ -1,7 +1,8 @@
 """Strategy ``linear``: linear weights in time and memory that grow with the number of keys, not of pairs.
 
-Without a mask one state serves all rows; under ``causal`` the keys go through in chunks, products within a chunk and a state from those before (Katharopoulos et al. 2020; Yang et al. 2023 for
-the chunked form; Sun et al. 2023 for decay). ``linear_step`` is the recurrent form, one position at a time.
+Without a mask one state serves all rows; under ``causal`` the keys go through in chunks, products within a chunk and a
+state from those before (Katharopoulos et al. 2020; Yang et al. 2023 for the chunked form; Sun et al. 2023 for decay).
+``linear_step`` is the recurrent form, one position at a time.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def _mask(request: Request) -> str | None:
         if lowered.decay is not None:
             return "decay without causal depends on |i - j|, which no single state holds"
         return None
-    if len(lowered.query_order) == 0 or not any(is_plain_causal(keep, lowered.query_order[0], key) for key in lowered.key):
+    if len(lowered.query_order) == 0 or not any(
+        is_plain_causal(keep, lowered.query_order[0], key) for key in lowered.key
+    ):
         return f"keep={request.spec.keep!r} is neither causal nor a mask of keys alone"
     if len(lowered.key) != 1 or request.relation != "equal":
         return "causal in chunks needs one key sequence, as long as the query's and at the same positions"
@@ -54,7 +57,9 @@ class LinearStrategy:
         state = request.feature_size * request.value_size
         flops = 2 * state * request.num_shared * (request.num_rows + request.num_keys)
         chunks = request.num_keys / CHUNK if request.lowered.keep is not None else 1
-        return price(flops, tensor_bytes(request), 4 * state * request.num_shared, efficiency=0.5, calls=10 + 8 * chunks)
+        return price(
+            flops, tensor_bytes(request), 4 * state * request.num_shared, efficiency=0.5, calls=10 + 8 * chunks
+        )
 
     def run(self, bound: Bound) -> Computed:
         """The output; there are no row statistics."""
@@ -92,7 +97,9 @@ def _dropped(bound: Bound, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     shared = len(lowered.shared)
     for _ in range(rows):
         mask = mask.squeeze(shared)
-    mask = mask.broadcast_to([bound.frame.sizes[n] for n in (*lowered.shared, *lowered.key)]).flatten(shared).unsqueeze(-1)
+    mask = (
+        mask.broadcast_to([bound.frame.sizes[n] for n in (*lowered.shared, *lowered.key)]).flatten(shared).unsqueeze(-1)
+    )
     return k.masked_fill(~mask, 0.0), v.masked_fill(~mask, 0.0)
 
 
@@ -110,7 +117,9 @@ def _bidirectional(q: Tensor, k: Tensor, v: Tensor, *, normalize: bool) -> Tenso
 
 
 def _decay(bound: Bound) -> Tensor | None:
-    """The decay by head, over shared and group axes, with the query axis removed and two of size 1 behind; None without decay."""
+    """The decay by head, over shared and group axes, with the query axis removed and two of size 1 behind; None without
+    decay.
+    """
     node = bound.lowered.decay
     if node is None:
         return None
@@ -118,7 +127,9 @@ def _decay(bound: Bound) -> Tensor | None:
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, *, normalize: bool) -> Tensor:
-    """Chunks of ``CHUNK`` positions ``[..., position, feature]``: products inside a chunk, and the state of the chunks before."""
+    """Chunks of ``CHUNK`` positions ``[..., position, feature]``: products inside a chunk, and the state of the chunks
+    before.
+    """
     lead = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2])
     state = q.new_zeros(*lead, k.shape[-1], v.shape[-1])
     total = q.new_zeros(*lead, k.shape[-1], 1)
@@ -144,17 +155,23 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, *, normalize:
 
 @dataclass(frozen=True, slots=True)
 class LinearState:
-    """What linear attention remembers: ``memory`` ``[shared..., groups..., feature, value feature]`` and ``total`` ``[..., feature, 1]``, both sums over the keys so far."""
+    """What linear attention remembers: ``memory`` ``[shared..., groups..., feature, value feature]`` and ``total``
+    ``[..., feature, 1]``, both sums over the keys so far.
+    """
 
     memory: Tensor
     total: Tensor
 
 
-def linear_step(spec: Spec, q: Tensor, k: Tensor, v: Tensor, state: LinearState | None = None) -> tuple[Tensor, LinearState]:
+def linear_step(
+    spec: Spec, q: Tensor, k: Tensor, v: Tensor, state: LinearState | None = None
+) -> tuple[Tensor, LinearState]:
     """The recurrent form: the output for the next position, and the state with it added; constant time and memory.
 
-    q, k, v have the axes of the spec's pattern with one query and one key. ``state`` is that of the positions before, None at the first. Stepping through a sequence gives what
-    ``causal()`` gives for it at once. Raises ``SpecError`` for other than linear weights, for positions (rotate q and k before) and for masks other than ``causal()``; ``ShapeError`` for more than one position.
+    q, k, v have the axes of the spec's pattern with one query and one key. ``state`` is that of the positions before,
+    None at the first. Stepping through a sequence gives what ``causal()`` gives for it at once. Raises ``SpecError``
+    for other than linear weights, for positions (rotate q and k before) and for masks other than ``causal()``;
+    ``ShapeError`` for more than one position.
 
     >>> import qkv, torch
     >>> spec = qkv.Spec(keep=qkv.causal(), weights=qkv.linear())
@@ -164,14 +181,23 @@ def linear_step(spec: Spec, q: Tensor, k: Tensor, v: Tensor, state: LinearState 
     """
     weights = spec.weights
     if not isinstance(weights, Linear):
-        raise SpecError(f"linear_step: the weights are {weights!r}.\n  Only linear weights have a state: qkv.Spec(..., weights=qkv.linear()).")
+        raise SpecError(
+            f"linear_step: the weights are {weights!r}.\n"
+            "  Only linear weights have a state: qkv.Spec(..., weights=qkv.linear())."
+        )
     made = frame(spec, q, k, v, None)
     lowered = made.lowered
     if spec.position is not None or not _steps(lowered.keep, lowered.query_order, lowered.key):
-        raise SpecError("linear_step: the spec must have keep=qkv.causal() and no position.\n  A state sums over all positions before; rotate q and k before the step.")
+        raise SpecError(
+            "linear_step: the spec must have keep=qkv.causal() and no position.\n"
+            "  A state sums over all positions before; rotate q and k before the step."
+        )
     rows = made.sizes[lowered.query_order[0]]
     if rows != 1 or any(made.sizes[n] != 1 for n in lowered.key):
-        raise ShapeError(f"linear_step: {rows} queries and {made.sizes[lowered.key[0]]} keys are given.\n  A step takes one position; run the spec itself for a sequence.")
+        raise ShapeError(
+            f"linear_step: {rows} queries and {made.sizes[lowered.key[0]]} keys are given.\n"
+            "  A step takes one position; run the spec itself for a sequence."
+        )
     bound = bind(made, q, k, v, positions=None, align=None, want=frozenset(), dropout=0.0, seed=0)
     shared, dtype = len(lowered.shared), bound.working_dtype
     query = bound.q.to(dtype).movedim(shared, -2)

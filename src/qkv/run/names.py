@@ -1,7 +1,7 @@
 """Named tensors at the door: a pattern read off their names, or tensors brought into a spec's pattern by name.
 
-Names settle what positions cannot: two tensors of the decoder given to a cross-attention that names ``seq_q`` and ``seq_k`` are refused
-even when their lengths agree.
+Names settle what positions cannot: two tensors of the decoder given to a cross-attention that names ``seq_q`` and
+``seq_k`` are refused even when their lengths agree.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ..coords import Named, TensorPattern
-from ..errors import CoordinateError, PatternError, SizeMismatch
+from ..errors import CoordinateError, SizeMismatch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 def pattern_of(q: Any, k: Any, v: Any) -> str:
-    """The pattern that three Named tensors say by their names; the output has q's order, with value features for features.
+    """The pattern that three Named tensors say by their names; the output has q's order, with value features for
+    features.
 
     Raises ``PatternError`` through the rules of roles, and ``CoordinateError`` when only some of the three are Named.
     """
@@ -36,7 +37,10 @@ def pattern_of(q: Any, k: Any, v: Any) -> str:
 def _all_named(q: Any, k: Any, v: Any) -> tuple[Named, Named, Named]:
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if not isinstance(tensor, Named):
-            raise CoordinateError(f'{name} is {type(tensor).__name__} without names, and others are Named.\n  Name it: qkv.Named({name}, "b h j d"), or give three plain tensors and a pattern.')
+            raise CoordinateError(
+                f"{name} is {type(tensor).__name__} without names, and others are Named.\n"
+                f'  Name it: qkv.Named({name}, "b h j d"), or give three plain tensors and a pattern.'
+            )
     return q, k, v
 
 
@@ -57,7 +61,9 @@ def arranged(spec: Spec, q: Any, k: Any, v: Any) -> tuple[Tensor, Tensor, Tensor
         sizes = dict(zip(flat, ordered.shape, strict=True))
         shape: list[int] = []
         for axis in pattern.axes:
-            shape.extend(sizes[n] for n in rests) if axis.rest else shape.append(math.prod(sizes[n] for n in axis.names))
+            shape.extend(sizes[n] for n in rests) if axis.rest else shape.append(
+                math.prod(sizes[n] for n in axis.names)
+            )
         made.append(ordered.reshape(shape))
     _same_sizes(tensors)
     return made[0], made[1], made[2]
@@ -68,14 +74,25 @@ def _rest_names(pattern: TensorPattern, tensor: Named) -> tuple[str, ...]:
     return tuple(n for n in tensor.names if n not in own) if pattern.rests else ()
 
 
-def _wrong_names(spec: Spec, name: str, pattern: TensorPattern, tensor: Named, flat: list[str], tensors: dict[str, Named]) -> CoordinateError:
+def _wrong_names(
+    spec: Spec, name: str, pattern: TensorPattern, tensor: Named, flat: list[str], tensors: dict[str, Named]
+) -> CoordinateError:
     missing, extra = [n for n in flat if n not in tensor.names], [n for n in tensor.names if n not in flat]
     renames = ", ".join(f'{e}="{m}"' for e, m in zip(extra, missing, strict=False))
     given = "\n".join(f"    {n}: {' '.join(f'{c}={s}' for c, s in t.sizes.items())}" for n, t in tensors.items())
-    advice = f"If these are the ones that are meant, rename: {name}.rename({renames}); otherwise another tensor belongs here." if renames else "Add or reduce the coordinate."
+    advice = (
+        f"If these are the ones that are meant, rename: {name}.rename({renames}); otherwise another tensor belongs "
+        "here."
+        if renames
+        else "Add or reduce the coordinate."
+    )
+    told = f"Missing: {', '.join(missing)}. " if missing else ""
+    told += f"Not asked for: {', '.join(extra)}. " if extra else ""
     return CoordinateError(
-        f'{name} has the coordinates "{" ".join(tensor.names)}", and the spec asks for "{pattern}".\n{given}\n    pattern: {spec.pattern}\n'
-        f"  {'Missing: ' + ', '.join(missing) + '. ' if missing else ''}{'Not asked for: ' + ', '.join(extra) + '. ' if extra else ''}{advice}"
+        f'{name} has the coordinates "{" ".join(tensor.names)}", and the spec asks for "{pattern}".\n{given}\n'
+        f"    pattern: {spec.pattern}\n"
+        "  "
+        f"{told}{advice}"
     )
 
 
@@ -87,7 +104,8 @@ def _same_sizes(tensors: dict[str, Named]) -> None:
             other, first = seen.setdefault(name, (label, size))
             if first != size:
                 raise SizeMismatch(
-                    f'coordinate "{name}" has two sizes.\n    {other}: {name}={first}\n    {label}: {name}={size}\n  Every tensor that carries "{name}" must agree.',
+                    f'coordinate "{name}" has two sizes.\n    {other}: {name}={first}\n    {label}: {name}={size}\n'
+                    f'  Every tensor that carries "{name}" must agree.',
                     coordinate=name,
                     seen={other: first, label: size},
                 )

@@ -1,7 +1,7 @@
 """Online sums over blocks of scores, with a backward that makes the scores again.
 
-One pass serves softmax (running maximum and rescaling; Milakov and Gimelshein 2018, Dao et al. 2022), sigmoid and plain sums. This module knows one block
-at a time: its product, its mask, its terms and their derivatives.
+One pass serves softmax (running maximum and rescaling; Milakov and Gimelshein 2018, Dao et al. 2022), sigmoid and plain
+sums. This module knows one block at a time: its product, its mask, its terms and their derivatives.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ Range = dict[str, tuple[int, int]]
 class Job:
     """What the passes over one call share: the call, its blocks, the kind of sums, and the tables that terms read.
 
-    ``captured`` are the float tables of the score, in the order in which the pass gets them; only those can have gradients.
+    ``captured`` are the float tables of the score, in the order in which the pass gets them; only those can have
+    gradients.
     """
 
     bound: Bound
@@ -65,9 +66,11 @@ class Job:
         return len(self.bound.lowered.shared) + len(self.bound.lowered.query_order)
 
     def queries(self, x: Tensor, ranges: Range) -> Tensor:
-        """A block of rows ``[branch..., shared..., rows, last]`` of a tensor over shared, query-only and one more axis."""
+        """A block of rows ``[branch..., shared..., rows, last]`` of a tensor over shared, query-only and one axis."""
         shared, count = len(self.bound.lowered.shared), len(self.bound.lowered.query_order)
-        return self.flat(self.cut(x, ranges, (*self.bound.lowered.shared, *self.bound.lowered.query_order)), shared, count)
+        return self.flat(
+            self.cut(x, ranges, (*self.bound.lowered.shared, *self.bound.lowered.query_order)), shared, count
+        )
 
     def keys(self, x: Tensor, ranges: Range) -> Tensor:
         """A block of keys ``[branch..., shared..., keys, last]`` of a tensor over shared, key and one more axis."""
@@ -96,7 +99,9 @@ class Job:
 
 @dataclass(slots=True)
 class Piece:
-    """One block: its scores ``[branch..., shared..., rows, keys]`` with -inf (0 for plain sums) where nothing is kept, and what the backward needs."""
+    """One block: its scores ``[branch..., shared..., rows, keys]`` with -inf (0 for plain sums) where nothing is kept,
+    and what the backward needs.
+    """
 
     scores: Tensor
     raw: Tensor
@@ -118,7 +123,11 @@ def piece(job: Job, q: Tensor, k: Tensor, ranges: Range, partial: bool, tables: 
     mask = None if keep is None else flatten(job, keep.broadcast_to(sizes), sizes)
     if mask is not None:
         empty = 0.0 if job.kind == "plain" else -math.inf
-        scores = scores.masked_fill_(~mask, empty) if scores is raw and bound.lowered.score is None else scores.masked_fill(~mask, empty)
+        scores = (
+            scores.masked_fill_(~mask, empty)
+            if scores is raw and bound.lowered.score is None
+            else scores.masked_fill(~mask, empty)
+        )
     survive = flatten(job, dropout.survivors(bound, ranges, bound.dropout), sizes) if bound.dropout else None
     return Piece(scores, raw, mask, survive)
 
@@ -153,13 +162,18 @@ class Attend(torch.autograd.Function):
     """Forward and backward of one attention, block by block."""
 
     @staticmethod
-    def forward(ctx: Any, job: Job, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, rows: Tensor | None, *tables: Tensor) -> Any:
+    def forward(
+        ctx: Any, job: Job, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, rows: Tensor | None, *tables: Tensor
+    ) -> Any:
         ctx.set_materialize_grads(False)
         job.tables = {**job.bound.tables, **dict(zip(job.captured, tables, strict=True))}
         shape = q.shape[:-1]
         output = q.new_zeros(*shape, v.shape[-1])
         lse = q.new_full(shape, -math.inf)
-        stats = {n: torch.full(shape, -1, dtype=torch.int64, device=q.device) if n == "argmax" else q.new_zeros(shape) for n in job.statistics}
+        stats = {
+            n: torch.full(shape, -1, dtype=torch.int64, device=q.device) if n == "argmax" else q.new_zeros(shape)
+            for n in job.statistics
+        }
         buckets = None if rows is None else q.new_zeros(*shape, rows.shape[0])
         names = (*job.bound.lowered.shared, *job.bound.lowered.query_order)
         for shared in job.blocking.shared_ranges():
@@ -186,7 +200,9 @@ class Attend(torch.autograd.Function):
         q, k, v, sink, rows, output, lse, buckets, *tables = ctx.saved_tensors
         if grad is None:
             grad = torch.zeros_like(output)
-        found = gradients(ctx.job, q, k, v, sink, rows, output, lse, buckets, tables, grad, grad_lse, ctx.needs_input_grad[1:])
+        found = gradients(
+            ctx.job, q, k, v, sink, rows, output, lse, buckets, tables, grad, grad_lse, ctx.needs_input_grad[1:]
+        )
         return (None, *found)
 
 
@@ -199,7 +215,9 @@ def _place(job: Job, whole: Tensor, part: Tensor, ranges: Range, names: tuple[st
     view.copy_(part.reshape(view.shape))
 
 
-def accumulate(job: Job, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, rows: Tensor | None, ranges: Range, number: int) -> Sums:
+def accumulate(
+    job: Job, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, rows: Tensor | None, ranges: Range, number: int
+) -> Sums:
     """The running sums of one block of rows over all its blocks of keys."""
     query = job.queries(q, ranges) * job.bound.frame.scale
     shape = query.shape[:-1]
@@ -210,7 +228,16 @@ def accumulate(job: Job, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, r
         total = torch.ones_like(total)
     buckets = None if rows is None else query.new_zeros(*shape, rows.shape[0])
     first = torch.full((*shape, 1), -1, dtype=torch.int64, device=q.device)
-    sums = Sums(start, total, query.new_zeros(*shape, v.shape[-1]), buckets, query.new_full((*shape, 1), -math.inf), first, query.new_zeros(*shape, 1), None if sink is None else start)
+    sums = Sums(
+        start,
+        total,
+        query.new_zeros(*shape, v.shape[-1]),
+        buckets,
+        query.new_full((*shape, 1), -math.inf),
+        first,
+        query.new_zeros(*shape, 1),
+        None if sink is None else start,
+    )
     for key_range, partial in job.blocking.key_ranges(number):
         block = {**ranges, **key_range}
         values = job.keys(v, block)

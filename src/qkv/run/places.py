@@ -1,7 +1,8 @@
 """Where the elements of each coordinate stand: indices, positions, and their bounds over blocks.
 
-A coordinate's positions are its indices plus an offset, or a tensor that the caller gave. Coordinates are laid out over the axes of a score, so that everything
-broadcasts. This module knows ``positions=`` and ``align=``, and every mistake that can be made with them.
+A coordinate's positions are its indices plus an offset, or a tensor that the caller gave. Coordinates are laid out over
+the axes of a score, so that everything broadcasts. This module knows ``positions=`` and ``align=``, and every mistake
+that can be made with them.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
     from ..spec import Lowered
 
 SECTION = "section"
-"""The name, in a position tensor's pattern, of the axis that counts the components of multi-section rotary positions."""
+"""The name, in a position tensor's pattern, of the axis that counts components of multi-section rotary positions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One coordinate's positions: ``offset`` plus the index, or ``given`` over the score's axes; ``components`` for the rotation alone."""
+    """One coordinate's positions: ``offset`` plus the index, or ``given`` over the score's axes; ``components`` for the
+    rotation alone.
+    """
 
     offset: int = 0
     given: Tensor | None = None
@@ -38,7 +41,9 @@ class Place:
 class Places:
     """The coordinates of one call over the axes ``names``, in which scores are laid out."""
 
-    def __init__(self, names: tuple[str, ...], sizes: Mapping[str, int], places: Mapping[str, Place], device: torch.device) -> None:
+    def __init__(
+        self, names: tuple[str, ...], sizes: Mapping[str, int], places: Mapping[str, Place], device: torch.device
+    ) -> None:
         import torch
 
         self.names = names
@@ -51,11 +56,16 @@ class Places:
             index = torch.arange(sizes[name], device=device).view([-1 if n == name else 1 for n in names])
             place = places.get(name, Place())
             self.indices[name] = index
-            self.positions[name] = place.given if place.given is not None else index + place.offset if place.offset else index
+            self.positions[name] = (
+                place.given if place.given is not None else index + place.offset if place.offset else index
+            )
 
     def part(self, ranges: Mapping[str, tuple[int, int]]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Indices and positions within ``ranges`` (coordinate to first and one past the last); others are whole."""
-        return ({n: self.cut(x, ranges) for n, x in self.indices.items()}, {n: self.cut(x, ranges) for n, x in self.positions.items()})
+        return (
+            {n: self.cut(x, ranges) for n, x in self.indices.items()},
+            {n: self.cut(x, ranges) for n, x in self.positions.items()},
+        )
 
     def cut(self, tensor: Tensor, ranges: Mapping[str, tuple[int, int]]) -> Tensor:
         """The part of a tensor over the score's axes that lies within ``ranges``; axes of size 1 stay."""
@@ -66,7 +76,9 @@ class Places:
         return tensor
 
     def bounds(self, edges: Mapping[str, Array]) -> tuple[dict[str, Interval], dict[str, Interval]]:
-        """Bounds of indices and positions for blocks: ``edges[name]`` holds each block's first index and one past its last, ``[2, ...]``; others are whole."""
+        """Bounds of indices and positions for blocks: ``edges[name]`` holds each block's first index and one past its
+        last, ``[2, ...]``; others are whole.
+        """
         indices: dict[str, Interval] = {}
         positions: dict[str, Interval] = {}
         for name in self.names:
@@ -74,7 +86,11 @@ class Places:
             first, last = (np.zeros(()), np.asarray(self.sizes[name] - 1.0)) if pair is None else (pair[0], pair[1] - 1)
             indices[name] = Interval.of(first, last)
             place = self.places.get(name, Place())
-            positions[name] = Interval.of(first + place.offset, last + place.offset) if place.given is None else self._given_bounds(name, place.given, pair)
+            positions[name] = (
+                Interval.of(first + place.offset, last + place.offset)
+                if place.given is None
+                else self._given_bounds(name, place.given, pair)
+            )
         return indices, positions
 
     def _given_bounds(self, name: str, given: Tensor, edges: Array | None) -> Interval:
@@ -90,13 +106,19 @@ class Places:
         return Interval.of(lows.reshape(edges.shape[1:]), highs.reshape(edges.shape[1:]))
 
     def rotation(self, name: str, axes: tuple[str, ...]) -> Tensor:
-        """The positions of ``name`` over the axes ``axes``, for a rotation; with components as the leading axis where they were given."""
+        """The positions of ``name`` over the axes ``axes``, for a rotation; with components as the leading axis where
+        they were given.
+        """
         place = self.places.get(name, Place())
         tensor = self.positions[name] if place.components is None else place.components
         lead = tensor.dim() - len(self.names)
         keep = [lead + self.axis[a] for a in axes]
         others = [lead + n for n in range(len(self.names)) if self.names[n] not in axes]
-        return tensor.permute(*range(lead), *keep, *others).flatten(lead + len(keep))[..., 0] if others else tensor.permute(*range(lead), *keep)
+        return (
+            tensor.permute(*range(lead), *keep, *others).flatten(lead + len(keep))[..., 0]
+            if others
+            else tensor.permute(*range(lead), *keep)
+        )
 
     def largest(self, name: str) -> int:
         """One more than the largest position of ``name``: how many positions are in use."""
@@ -107,25 +129,44 @@ class Places:
         return int(tensor.max()) + 1 if tensor.numel() else 0
 
 
-def resolve(lowered: Lowered, sizes: Mapping[str, int], positions: Mapping[str, Any] | None, align: str | None, device: torch.device) -> dict[str, Place]:
-    """Each coordinate's place, from what the caller said. Raises ``PositionError`` when nothing says where the queries stand."""
+def resolve(
+    lowered: Lowered,
+    sizes: Mapping[str, int],
+    positions: Mapping[str, Any] | None,
+    align: str | None,
+    device: torch.device,
+) -> dict[str, Place]:
+    """Each coordinate's place, from what the caller said. Raises ``PositionError`` when nothing says where the queries
+    stand.
+    """
     if align not in (None, "start", "end"):
-        raise PositionError(f'align="{align}" is not known.\n  "start": the first query stands at the first key; "end": the last query stands at the last key.')
+        raise PositionError(
+            f'align="{align}" is not known.\n'
+            '  "start": the first query stands at the first key; "end": the last query stands at the last key.'
+        )
     names = (*lowered.shared, *lowered.query_order, *lowered.key)
     places: dict[str, Place] = {}
     for name, value in (positions or {}).items():
         if name not in names:
-            raise PositionError(f'positions: "{name}" is not a coordinate of the scores.\n    scores have: {" ".join(names)}\n  Name the query or the key coordinate.')
+            raise PositionError(
+                f'positions: "{name}" is not a coordinate of the scores.\n    scores have: {" ".join(names)}\n'
+                "  Name the query or the key coordinate."
+            )
         places[name] = _place(name, value, names, sizes, device)
     for query, key in sorted(lowered.relations):
         if query in places:
             continue
         if key in places:
-            raise PositionError(f'positions are given for the keys "{key}" and not for the queries "{query}".\n  Give both: positions={{"{query}": ..., "{key}": ...}}.')
+            raise PositionError(
+                f'positions are given for the keys "{key}" and not for the queries "{query}".\n'
+                f'  Give both: positions={{"{query}": ..., "{key}": ...}}.'
+            )
         if align is None and sizes[query] != sizes[key]:
             raise PositionError(
-                f"nothing says where the queries stand among the keys.\n    queries: {query}={sizes[query]}\n    keys:    {key}={sizes[key]}\n    pattern: {lowered.pattern.text}\n"
-                f'  Say align="end" (the last query stands at the last key, as in decoding), align="start", or positions={{"{query}": first}}.'
+                f"nothing says where the queries stand among the keys.\n    queries: {query}={sizes[query]}\n"
+                f"    keys:    {key}={sizes[key]}\n    pattern: {lowered.pattern.text}\n"
+                '  Say align="end" (the last query stands at the last key, as in decoding), align="start", or '
+                f'positions={{"{query}": first}}.'
             )
         places[query] = Place(offset=sizes[key] - sizes[query] if align == "end" else 0)
     if align is not None and positions:
@@ -139,16 +180,26 @@ def _place(name: str, value: Any, names: tuple[str, ...], sizes: Mapping[str, in
         return Place(offset=value)
     tensor, pattern = value if isinstance(value, tuple) and len(value) == 2 else (value, name)
     if not hasattr(tensor, "requires_grad"):
-        raise PositionError(f'positions["{name}"] is {value!r}.\n  Give the first position, a tensor with one for each element, or (tensor, "b {name}").')
+        raise PositionError(
+            f'positions["{name}"] is {value!r}.\n'
+            f'  Give the first position, a tensor with one for each element, or (tensor, "b {name}").'
+        )
     if tensor.dtype.is_floating_point or tensor.dtype.is_complex or str(tensor.dtype) == "torch.bool":
         raise DtypeError(f'positions["{name}"] are {tensor.dtype}.\n  Positions are whole numbers: tensor.long().')
     if tensor.device != device:
-        raise DeviceError(f'positions["{name}"] are on {tensor.device}, q on {device}.\n  Move them: positions.to(q.device).')
+        raise DeviceError(
+            f'positions["{name}"] are on {tensor.device}, q on {device}.\n  Move them: positions.to(q.device).'
+        )
     axes = [axis.names[0] for axis in parse_tensor(pattern).axes if axis.names]
-    expected = tuple(int(tensor.shape[n]) if a == SECTION else sizes.get(a, -1) for n, a in enumerate(axes[: tensor.dim()]))
+    expected = tuple(
+        int(tensor.shape[n]) if a == SECTION else sizes.get(a, -1) for n, a in enumerate(axes[: tensor.dim()])
+    )
     if tuple(tensor.shape) != expected or name not in axes or any(a not in (*names, SECTION) for a in axes):
         wanted = " ".join(f"{a}={sizes[a]}" if a in sizes else a for a in axes)
-        raise ShapeError(f'positions["{name}"] have the shape {tuple(tensor.shape)}; the pattern "{pattern}" means {wanted}.\n  Give one position for each element of "{name}", or (tensor, "b {name}").')
+        raise ShapeError(
+            f'positions["{name}"] have the shape {tuple(tensor.shape)}; the pattern "{pattern}" means {wanted}.\n'
+            f'  Give one position for each element of "{name}", or (tensor, "b {name}").'
+        )
     whole = tensor.long()
     order = [axes.index(n) for n in names if n in axes]
     shape = [sizes[n] if n in axes else 1 for n in names]

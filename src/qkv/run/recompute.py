@@ -1,7 +1,7 @@
 """The backward of blockwise attention: each block's scores made again, folded into the gradients of what made them.
 
-With p the weights and delta = sum(grad * output): softmax gives d(score) = p (grad . v - delta) (Dao et al. 2022, appendix B). The derivative of the score terms and of captured
-tables comes from their graphs by rule.
+With p the weights and delta = sum(grad * output): softmax gives d(score) = p (grad . v - delta) (Dao et al. 2022,
+appendix B). The derivative of the score terms and of captured tables comes from their graphs by rule.
 """
 
 from __future__ import annotations
@@ -68,7 +68,12 @@ def gradients(
     d_rows = None
     if rows is not None and buckets is not None and needed[4]:
         d_rows = (buckets.flatten(0, -2).transpose(0, 1) @ grad.flatten(0, -2)).to(rows.dtype)
-    return [*wide, d_sink, d_rows, *(None if g is None else g.to(t.dtype) for g, t in zip(of_tables, tables, strict=True))]
+    return [
+        *wide,
+        d_sink,
+        d_rows,
+        *(None if g is None else g.to(t.dtype) for g, t in zip(of_tables, tables, strict=True)),
+    ]
 
 
 def _sink_gradient(job: Job, sink: Tensor, lse: Tensor, delta: Tensor) -> Tensor:
@@ -108,7 +113,9 @@ def _rows_backward(
             key = finite.clean(key)
         d_query += d_raw @ key
         if wide[1] is not None:
-            add_keys(job, wide[1], d_raw.transpose(-1, -2) @ (query if job.bound.finite else finite.clean(query)), block)
+            add_keys(
+                job, wide[1], d_raw.transpose(-1, -2) @ (query if job.bound.finite else finite.clean(query)), block
+            )
     if wide[0] is not None:
         add_rows(job, wide[0], d_query * scale, ranges)
 
@@ -119,7 +126,9 @@ def _through_weights(
     """The gradient of a block's scores after all terms, and the weights that values were summed with."""
     incoming = grad @ value.transpose(-1, -2)
     if rows is not None:
-        incoming = incoming + (grad @ rows.to(grad.dtype).transpose(-1, -2)).gather(-1, row_index(job, made, block, incoming.shape))
+        incoming = incoming + (grad @ rows.to(grad.dtype).transpose(-1, -2)).gather(
+            -1, row_index(job, made, block, incoming.shape)
+        )
     if made.survive is not None:
         incoming = incoming * made.survive
     kind = job.bound.spec.weights
@@ -141,7 +150,9 @@ def _through_weights(
     return d_scores, weights if made.survive is None else weights * made.survive
 
 
-def through_terms(job: Job, made: Piece, d_scores: Tensor, block: Range, of_tables: list[Tensor | None], rules: Rules) -> Tensor:
+def through_terms(
+    job: Job, made: Piece, d_scores: Tensor, block: Range, of_tables: list[Tensor | None], rules: Rules
+) -> Tensor:
     """The gradient of the scaled product, from that of the changed scores; tables get theirs on the way."""
     if rules.by_score is None:
         return d_scores
@@ -171,11 +182,15 @@ def _scatter(target: Tensor, lookup: Lookup, contribution: Tensor, env: Environm
     table = job.tables[lookup.table]
     indices = [evaluate(index, env).clamp(0, size - 1) for index, size in zip(lookup.indices, table.shape, strict=True)]
     shape = torch.broadcast_shapes(*(i.shape for i in indices))
-    target.index_put_(tuple(i.expand(shape) for i in indices), contribution.sum_to_size(shape).to(target.dtype), accumulate=True)
+    target.index_put_(
+        tuple(i.expand(shape) for i in indices), contribution.sum_to_size(shape).to(target.dtype), accumulate=True
+    )
 
 
 def add_keys(job: Job, whole: Tensor, part: Tensor, block: Range) -> None:
-    """Adds a block of keys ``[branch..., shared..., keys, last]`` to the whole; branches that the whole lacks are summed."""
+    """Adds a block of keys ``[branch..., shared..., keys, last]`` to the whole; branches that the whole lacks are
+    summed.
+    """
     names = (*job.bound.lowered.shared, *job.bound.lowered.key)
     lead = whole.dim() - 1 - len(names)
     if job.branches > lead:
@@ -188,4 +203,3 @@ def add_rows(job: Job, whole: Tensor, part: Tensor, ranges: Range) -> None:
     """Adds a block of rows to the whole."""
     view = job.cut(whole, ranges, (*job.bound.lowered.shared, *job.bound.lowered.query_order))
     view += part.reshape(view.shape)
-

@@ -1,7 +1,8 @@
 """Strategy ``reference``: attention by its definition, in float64, with every score in memory.
 
-The clearest code of the project and the one that the others are held against. Every operation is an ordinary differentiable one of torch's, so that gradients of any order, jvp and
-vmap work. It is never fast, and never taken unless asked for or needed.
+The clearest code of the project and the one that the others are held against. Every operation is an ordinary
+differentiable one of torch's, so that gradients of any order, jvp and vmap work. It is never fast, and never taken
+unless asked for or needed.
 """
 
 from __future__ import annotations
@@ -106,7 +107,9 @@ class Reference:
             output = output + shares.scatter_add(-1, read, weights) @ table.tensor.to(weights.dtype)
         return output
 
-    def statistics(self, bound: Bound, scores: Tensor, weights: Tensor, lse: Tensor | None, sizes: list[int]) -> dict[str, Tensor]:
+    def statistics(
+        self, bound: Bound, scores: Tensor, weights: Tensor, lse: Tensor | None, sizes: list[int]
+    ) -> dict[str, Tensor]:
         """The wanted statistics of each row; of each map for differential weights."""
         import torch
 
@@ -129,7 +132,8 @@ class Reference:
 
 
 def softmax(scores: Tensor, sink: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Weights and lse over the last axis; a row of -inf alone gives weights of exactly 0, an lse of -inf and no gradient.
+    """Weights and lse over the last axis; a row of -inf alone gives weights of exactly 0, an lse of -inf and no
+    gradient.
 
     ``sink`` is one more score for each row (last axis 1) that takes weight and carries no value.
     """

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Computed:
-    """What a strategy returns, in canonical layout: output ``[shared..., query-only..., value feature]``; lse and statistics without the last axis."""
+    """What a strategy returns, in canonical layout: output ``[shared..., query-only..., value feature]``; lse and
+    statistics without the last axis.
+    """
 
     output: Tensor
     lse: Tensor | None = None
@@ -24,10 +26,12 @@ class Computed:
 class Result:
     """Output, row statistics and plan of one call.
 
-    ``output`` has the layout of the pattern's right side and q's dtype. ``lse`` (natural logarithm of the row's sum of exponentials, sinks included; -inf for a row that keeps
-    nothing) and each of ``stats`` (``max_logit``, ``entropy`` in nats, ``argmax``, an index into the flattened key coordinates, -1 for a row that keeps nothing) have the output's coordinates less the
-    value features, and for differential weights an axis of size 2 in front, one entry for each map. ``stats["weights"]`` has the coordinates of the scores: shared, query-only, key. ``lse`` is None unless it was wanted.
-    ``plan`` says what ran.
+    ``output`` has the layout of the pattern's right side and q's dtype. ``lse`` (natural logarithm of the row's sum of
+    exponentials, sinks included; -inf for a row that keeps nothing) and each of ``stats`` (``max_logit``, ``entropy``
+    in nats, ``argmax``, an index into the flattened key coordinates, -1 for a row that keeps nothing) have the output's
+    coordinates less the value features, and for differential weights an axis of size 2 in front, one entry for each
+    map. ``stats["weights"]`` has the coordinates of the scores: shared, query-only, key. ``lse`` is None unless it was
+    wanted. ``plan`` says what ran.
     """
 
     output: Any

@@ -22,10 +22,25 @@ if TYPE_CHECKING:
 Ranges = Mapping[str, tuple[int, int]]
 
 
-def environment(bound: Bound, ranges: Ranges, dtype: torch.dtype, score: Tensor | None = None, tables: Mapping[Captured, Tensor] | None = None) -> Environment:
+def environment(
+    bound: Bound,
+    ranges: Ranges,
+    dtype: torch.dtype,
+    score: Tensor | None = None,
+    tables: Mapping[Captured, Tensor] | None = None,
+) -> Environment:
     """What the leaves of the call's graphs mean within ``ranges``."""
     indices, positions = bound.places.part(ranges)
-    return Environment(indices, positions, bound.frame.sizes, dtype, bound.frame.device, score, bound.tables if tables is None else tables, bound.inside)
+    return Environment(
+        indices,
+        positions,
+        bound.frame.sizes,
+        dtype,
+        bound.frame.device,
+        score,
+        bound.tables if tables is None else tables,
+        bound.inside,
+    )
 
 
 def kept(bound: Bound, ranges: Ranges, dtype: torch.dtype) -> Tensor | None:
@@ -39,7 +54,9 @@ def kept(bound: Bound, ranges: Ranges, dtype: torch.dtype) -> Tensor | None:
     return mask
 
 
-def changed(bound: Bound, raw: Tensor, keep: Tensor | None, ranges: Ranges, tables: Mapping[Captured, Tensor] | None = None) -> Tensor:
+def changed(
+    bound: Bound, raw: Tensor, keep: Tensor | None, ranges: Ranges, tables: Mapping[Captured, Tensor] | None = None
+) -> Tensor:
     """The score after every term, from the scaled product ``raw`` over the axes of a score."""
     node = bound.lowered.score
     if node is None:
@@ -51,7 +68,9 @@ def changed(bound: Bound, raw: Tensor, keep: Tensor | None, ranges: Ranges, tabl
 
 
 def by_row(bound: Bound, node: Node, dtype: torch.dtype, ranges: Ranges | None = None) -> Tensor:
-    """A value that no key changes, over the axes shared and query-only; each has its size, or 1 where the value does not depend on it."""
+    """A value that no key changes, over the axes shared and query-only; each has its size, or 1 where the value does
+    not depend on it.
+    """
     env = environment(bound, ranges or {}, dtype)
     value = evaluate(node, env)
     _check_outside(env, None)
@@ -80,5 +99,6 @@ def outside_error(node: Lookup) -> SpecError:
     """The error for a lookup that left its table at a pair that counts."""
     return SpecError(
         f"`{describe(node)}` reads outside its table, whose shape is {tuple(node.table.tensor.shape)}.\n"
-        "  Give a larger table, or bound the index: torch.clamp(i - j, 0, n - 1), or qkv.where(inside, table[...], other)."
+        "  Give a larger table, or bound the index: torch.clamp(i - j, 0, n - 1), or qkv.where(inside, table[...], "
+        "other)."
     )

@@ -1,7 +1,8 @@
 """Strategy ``sdpa``: torch's scaled_dot_product_attention, only where it computes exactly this and runs a fused kernel.
 
-Its kernels multiply dropped values by zero, so masks need finite k and v; ``is_causal`` aligns unequal lengths at the first key, whatever the caller means; with a learned mask, or
-features that are not contiguous, it may take its math kernel, which holds every score. All of that is refused here, with the reason.
+Its kernels multiply dropped values by zero, so masks need finite k and v; ``is_causal`` aligns unequal lengths at the
+first key, whatever the caller means; with a learned mask, or features that are not contiguous, it may take its math
+kernel, which holds every score. All of that is refused here, with the reason.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ def _mask(request: Request) -> str | None:
     lowered = request.lowered
     if lowered.keep is None:
         return None
-    if len(lowered.query_order) < 1 or len(lowered.key) != 1 or not any(is_plain_causal(lowered.keep, q, lowered.key[0]) for q in lowered.query_order):
+    if (
+        len(lowered.query_order) < 1
+        or len(lowered.key) != 1
+        or not any(is_plain_causal(lowered.keep, q, lowered.key[0]) for q in lowered.query_order)
+    ):
         return f"keep={request.spec.keep!r} would need a mask of all pairs in memory"
     if request.relation != "equal":
         return "is_causal aligns at the first key; queries and keys differ in number or have positions of their own"
@@ -41,7 +46,10 @@ def _form(request: Request) -> str | None:
     lowered = request.lowered
     if len(lowered.query_order) > 2 or len(lowered.query_order) == 0 or len(lowered.key) != 1:
         return "its layout is one query sequence, one key sequence and heads"
-    if len(lowered.query_order) == 2 and lowered.roles.groups.get(lowered.shared[-1] if lowered.shared else "") != lowered.query_order[1:]:
+    if (
+        len(lowered.query_order) == 2
+        and lowered.roles.groups.get(lowered.shared[-1] if lowered.shared else "") != lowered.query_order[1:]
+    ):
         return "two query coordinates are not a sequence and a group of the innermost heads"
     if any(size == 0 for _, size in request.sizes):
         return "a size is 0"
@@ -59,7 +67,9 @@ def _kernel(request: Request) -> str | None:
     q, k, v = _like(request)
     import torch
 
-    choice = torch._fused_sdp_choice(q, k, v, None, 0.0, request.lowered.keep is not None, scale=1.0, enable_gqa=q.shape[1] != k.shape[1])  # pyright: ignore
+    choice = torch._fused_sdp_choice(
+        q, k, v, None, 0.0, request.lowered.keep is not None, scale=1.0, enable_gqa=q.shape[1] != k.shape[1]
+    )  # pyright: ignore
     return "torch would take its math kernel for these tensors" if int(choice) == MATH else None
 
 
@@ -73,9 +83,15 @@ def _like(request: Request) -> tuple[Tensor, Tensor, Tensor]:
     dtype = getattr(torch, request.dtype)
 
     def empty(heads: int, length: int, size: int) -> Tensor:
-        return torch.empty(size, dtype=dtype, device=request.device, requires_grad=request.requires_grad).expand(batch, heads, length, size)
+        return torch.empty(size, dtype=dtype, device=request.device, requires_grad=request.requires_grad).expand(
+            batch, heads, length, size
+        )
 
-    return empty(heads * groups, request.size(lowered.query_order[0]), request.feature_size), empty(heads, request.num_keys, request.feature_size), empty(heads, request.num_keys, request.value_size)
+    return (
+        empty(heads * groups, request.size(lowered.query_order[0]), request.feature_size),
+        empty(heads, request.num_keys, request.feature_size),
+        empty(heads, request.num_keys, request.value_size),
+    )
 
 
 class Sdpa:
@@ -110,7 +126,12 @@ class Sdpa:
         q = _four(q, shared, grouped)
         k, v = _four(bound.k, shared, False), _four(bound.v, shared, False)
         out = torch.nn.functional.scaled_dot_product_attention(
-            q, k, v, is_causal=lowered.keep is not None, scale=bound.frame.scale, enable_gqa=grouped and q.shape[1] != k.shape[1]
+            q,
+            k,
+            v,
+            is_causal=lowered.keep is not None,
+            scale=bound.frame.scale,
+            enable_gqa=grouped and q.shape[1] != k.shape[1],
         )
         if grouped:
             heads = bound.k.shape[shared - 1]
@@ -120,7 +141,9 @@ class Sdpa:
 
 
 def _four(x: Tensor, shared: int, grouped: bool) -> torch.Tensor:
-    """``[batch, heads, length, feature]``: the last shared axis (with its group) is the head, those before it the batch."""
+    """``[batch, heads, length, feature]``: the last shared axis (with its group) is the head, those before it the
+    batch.
+    """
     if shared == 0:
         return x.unsqueeze(0).unsqueeze(0) if not grouped else x.unsqueeze(0)
     if grouped:

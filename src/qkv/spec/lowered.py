@@ -1,7 +1,7 @@
 """A spec with its names resolved: what every strategy reads instead of terms.
 
-Lowering turns the four parts into graphs over the coordinates of one pattern whose rests are written out. It knows names and
-graphs; sizes and tensors come later, when a call is bound.
+Lowering turns the four parts into graphs over the coordinates of one pattern whose rests are written out. It knows
+names and graphs; sizes and tensors come later, when a call is bound.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 class Lowered:
     """The graphs and coordinates of a spec for one number of coordinates in each rest.
 
-    ``keep`` is None when every key is kept, ``score`` is None when the scaled product is used as it is (a graph over ``Score()`` otherwise),
-    ``sink``, ``lam`` and ``decay`` are by head. ``row_table`` is a table of vectors added to values and the row to read.
-    ``query_order`` holds the query-only coordinates, sequences before head groups. ``relations`` are the pairs of a query and a key coordinate whose positions some part compares.
+    ``keep`` is None when every key is kept, ``score`` is None when the scaled product is used as it is (a graph over
+    ``Score()`` otherwise), ``sink``, ``lam`` and ``decay`` are by head. ``row_table`` is a table of vectors added to
+    values and the row to read. ``query_order`` holds the query-only coordinates, sequences before head groups.
+    ``relations`` are the pairs of a query and a key coordinate whose positions some part compares.
     """
 
     pattern: Pattern
@@ -135,7 +136,9 @@ def _decayed(score: Node, decay: Node, scope: Scope) -> Node:
 
 
 def _relations(graphs: Iterable[Node], scope: Scope) -> frozenset[tuple[str, str]]:
-    """The pairs of a query sequence and a key coordinate whose positions stand in one graph. Head coordinates are no sequences."""
+    """The pairs of a query sequence and a key coordinate whose positions stand in one graph. Head coordinates are no
+    sequences.
+    """
     named = [q for q in scope.query_candidates if q not in HEAD_NAMES]
     pairs: set[tuple[str, str]] = set()
     for graph in graphs:
@@ -150,7 +153,9 @@ def _branch(weights: object, found: Roles, text: str) -> str | None:
         return None
     if weights.branch not in found.feature or len(found.feature) < 2:
         raise SpecError(
-            f'differential: branch="{weights.branch}" is not one of several feature coordinates.\n    features: {" ".join(found.feature)}\n    pattern: {text}\n'
-            "  Write a feature coordinate of size 2 into Q and K (b h i (c d), b h j (c d), ...), or leave branch out to split the feature in half."
+            f'differential: branch="{weights.branch}" is not one of several feature coordinates.\n'
+            f"    features: {' '.join(found.feature)}\n    pattern: {text}\n"
+            "  Write a feature coordinate of size 2 into Q and K (b h i (c d), b h j (c d), ...), or leave branch "
+            "out to split the feature in half."
         )
     return weights.branch

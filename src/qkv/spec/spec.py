@@ -1,7 +1,7 @@
 """The spec: a pattern and the four places where attention can be changed, as frozen data, checked when it is made.
 
-It says what is computed and nothing of how. Calling it, running it and planning it go through the door that the ``run`` room hangs in here; a
-spec itself knows no tensor but the captured ones.
+It says what is computed and nothing of how. Calling it, running it and planning it go through the door that the ``run``
+room hangs in here; a spec itself knows no tensor but the captured ones.
 """
 
 from __future__ import annotations
@@ -61,9 +61,11 @@ def door() -> Door:
 class Spec:
     """What is computed: a pattern and the parts ``position``, ``score``, ``keep``, ``weights``, with a ``scale``.
 
-    ``pattern``: the coordinates of q, k, v and the output (DESIGN: roles follow from where a coordinate stands). ``score``: one term or several, applied in order.
-    ``scale``: a finite number, or None for 1/sqrt(size of the feature coordinate). Specs compare and hash by what they say; captured tensors by identity.
-    Raises ``PatternError``, ``CoordinateError``, ``PositionError`` or ``SpecError`` on construction, for parts that make no sense alone or together.
+    ``pattern``: the coordinates of q, k, v and the output (DESIGN: roles follow from where a coordinate stands).
+    ``score``: one term or several, applied in order. ``scale``: a finite number, or None for 1/sqrt(size of the feature
+    coordinate). Specs compare and hash by what they say; captured tensors by identity. Raises ``PatternError``,
+    ``CoordinateError``, ``PositionError`` or ``SpecError`` on construction, for parts that make no sense alone or
+    together.
 
     >>> import qkv
     >>> qkv.Spec("b (h g) i d, b h j d, b h j e -> b (h g) i e", keep=qkv.causal() & qkv.window(4096))
@@ -77,6 +79,8 @@ class Spec:
     keep: Keep | None = None
     weights: Weights = field(default_factory=Softmax)
     scale: float | None = None
+    captures: bool = field(init=False, repr=False, compare=False)
+    """Whether some part mentions a tensor of the caller's."""
 
     def __init__(
         self,
@@ -90,13 +94,20 @@ class Spec:
     ) -> None:
         terms = () if score is None else (score,) if isinstance(score, ScoreTerm) else _terms(score)
         chosen = Softmax() if weights is None else weights
-        for name, value in (("pattern", pattern), ("position", position), ("score", terms), ("keep", keep), ("weights", chosen)):
+        for name, value in (
+            ("pattern", pattern),
+            ("position", position),
+            ("score", terms),
+            ("keep", keep),
+            ("weights", chosen),
+        ):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "scale", scale if scale is None else _scale(scale))
         _check_types(self)
         _check_together(self)
         object.__setattr__(self, "_lowered", {})
-        self.lowered({name: 1 for tensor in self.parsed.tensors.values() for name in tensor.rests})
+        one_each = self.lowered({name: 1 for tensor in self.parsed.tensors.values() for name in tensor.rests})
+        object.__setattr__(self, "captures", any(not table.movable for table in one_each.captured))
 
     @cached_property
     def parsed(self) -> Pattern:
@@ -120,16 +131,23 @@ class Spec:
         """The output tensor (a ``Named`` when the inputs are). Options as of ``run``, without ``want``."""
         return door().run(self, q, k, v, options).output
 
-    def run(self, q: Tensor | Named, k: Tensor | Named, v: Tensor | Named, *, want: Iterable[str] = (), **options: Any) -> Any:
-        """A ``Result`` with the output, the plan and what is wanted of ``lse``, ``max_logit``, ``entropy``, ``argmax``, ``weights``.
+    def run(
+        self, q: Tensor | Named, k: Tensor | Named, v: Tensor | Named, *, want: Iterable[str] = (), **options: Any
+    ) -> Any:
+        """A ``Result`` with the output, the plan and what is wanted of ``lse``, ``max_logit``, ``entropy``, ``argmax``,
+        ``weights``.
 
-        ``positions``: where elements stand, by coordinate: the first one's position, a tensor with one position for each, or ``(tensor, "b i")``. ``align``: ``"start"`` or ``"end"``, when
-        queries and keys differ in number. ``dropout``: the probability that a weight is dropped; ``seed`` fixes which. ``sizes``: sizes that shapes leave open.
+        ``positions``: where elements stand, by coordinate: the first one's position, a tensor with one position for
+        each, or ``(tensor, "b i")``. ``align``: ``"start"`` or ``"end"``, when queries and keys differ in number.
+        ``dropout``: the probability that a weight is dropped; ``seed`` fixes which. ``sizes``: sizes that shapes leave
+        open.
         """
         return door().run(self, q, k, v, {**options, "want": want})
 
     def plan(self, q: Tensor | Named, k: Tensor | Named, v: Tensor | Named, **options: Any) -> Any:
-        """The ``Plan`` for such a call: the strategy, why, what was refused and why, and what it costs. Nothing is computed. Options as of ``run``."""
+        """The ``Plan`` for such a call: the strategy, why, what was refused and why, and what it costs. Nothing is
+        computed. Options as of ``run``.
+        """
         return door().plan(self, q, k, v, options)
 
     def __repr__(self) -> str:
@@ -151,7 +169,10 @@ class Spec:
 
 def _terms(score: object) -> tuple[ScoreTerm, ...]:
     if not isinstance(score, Iterable):
-        raise SpecError(f"score={score!r} is not a score term.\n  Wrap a function: qkv.score(lambda score, i, j: ...); a tensor: qkv.bias(tensor, 'h i j').")
+        raise SpecError(
+            f"score={score!r} is not a score term.\n"
+            "  Wrap a function: qkv.score(lambda score, i, j: ...); a tensor: qkv.bias(tensor, 'h i j')."
+        )
     return tuple(score)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
@@ -173,16 +194,26 @@ _EXPECTED: dict[str, tuple[type, str]] = {
 
 def _check_types(spec: Spec) -> None:
     if not isinstance(spec.pattern, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise SpecError(f"pattern={spec.pattern!r} must be a text.\n  Write the coordinates of q, k, v and the output: {DEFAULT_PATTERN!r}.")
+        raise SpecError(
+            f"pattern={spec.pattern!r} must be a text.\n"
+            f"  Write the coordinates of q, k, v and the output: {DEFAULT_PATTERN!r}."
+        )
     for name, (kind, instead) in _EXPECTED.items():
         value = getattr(spec, name)
         if value is not None and not isinstance(value, kind):
             raise SpecError(f"{name}={value!r} ({type(value).__name__}) is not a {name} term.\n  Give {instead}.")
     for number, term in enumerate(spec.score, 1):
         if not isinstance(term, ScoreTerm):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise SpecError(f"score term {number} is {term!r} ({type(term).__name__}).\n  Give qkv.softcap(c), qkv.alibi(), qkv.bias(tensor, 'h i j') or qkv.score(lambda score, i, j: ...).")
+            raise SpecError(
+                f"score term {number} is {term!r} ({type(term).__name__}).\n"
+                "  Give qkv.softcap(c), qkv.alibi(), qkv.bias(tensor, 'h i j') or qkv.score(lambda score, i, j: "
+                "...)."
+            )
     if len(spec.score) > limits.SCORE_TERMS:
-        raise LimitError(f"{len(spec.score)} score terms are more than {limits.SCORE_TERMS}.\n  Combine them in one function: qkv.score(lambda score, i, j: ...).")
+        raise LimitError(
+            f"{len(spec.score)} score terms are more than {limits.SCORE_TERMS}.\n"
+            "  Combine them in one function: qkv.score(lambda score, i, j: ...)."
+        )
 
 
 def _check_together(spec: Spec) -> None:
@@ -191,12 +222,21 @@ def _check_together(spec: Spec) -> None:
     if isinstance(spec.weights, Linear):
         if spec.score:
             raise SpecError(
-                f"linear weights have no score before a softmax that {spec.score[0]!r} could change: they are products of feature maps.\n"
+                f"linear weights have no score before a softmax that {spec.score[0]!r} could change: they are "
+                "products of feature maps.\n"
                 "  Use softmax weights, or put the change into the feature map; distances can decay: linear(decay=0.9)."
             )
         if spec.scale is not None:
-            raise SpecError("linear weights take no scale: phi(scale * q . k) is not defined, and a factor of phi(q) . phi(k) cancels in the sum.\n  Scale q before the call, or leave scale out.")
+            raise SpecError(
+                "linear weights take no scale: phi(scale * q . k) is not defined, and a factor of phi(q) . phi(k) "
+                "cancels in the sum.\n  Scale q before the call, or leave scale out."
+            )
     if isinstance(spec.weights, Differential) and shaws:
-        raise SpecError("shaw's tables have vectors of the whole feature, and differential weights split the feature in two.\n  Use relative_bias, which adds numbers, with differential weights.")
+        raise SpecError(
+            "shaw's tables have vectors of the whole feature, and differential weights split the feature in two.\n"
+            "  Use relative_bias, which adds numbers, with differential weights."
+        )
     if len(shaws) > 1:
-        raise SpecError("two shaw terms are given, and relative vectors are added to keys once.\n  Add the tables, or use one.")
+        raise SpecError(
+            "two shaw terms are given, and relative vectors are added to keys once.\n  Add the tables, or use one."
+        )

@@ -37,7 +37,8 @@ class Keep:
 
     def __bool__(self) -> NoReturn:
         raise SpecError(
-            f"`and`, `or`, `not` cannot combine masks: {self!r}.\n  Write causal() & window(128), causal() | first(4), ~documents(ids)."
+            f"`and`, `or`, `not` cannot combine masks: {self!r}.\n"
+            "  Write causal() & window(128), causal() | first(4), ~documents(ids)."
         )
 
     def count(
@@ -130,7 +131,8 @@ class Keep:
 def _keep(value: object) -> Keep:
     if not isinstance(value, Keep):
         raise SpecError(
-            f"a mask can be combined with another mask, not with {type(value).__name__}.\n  Wrap a function: qkv.keep(lambda i, j: ...); a tensor: qkv.padding(mask, 'b j')."
+            f"a mask can be combined with another mask, not with {type(value).__name__}.\n"
+            "  Wrap a function: qkv.keep(lambda i, j: ...); a tensor: qkv.padding(mask, 'b j')."
         )
     return value
 
@@ -230,8 +232,8 @@ class CustomKeep(Keep):
 def keep(function: Callable[..., Any]) -> Keep:
     """A mask from a function whose parameters' names are coordinates; they stand for positions. True keeps the key.
 
-    The function is recorded once: use arithmetic, comparisons, ``& | ~``, torch's pointwise functions, ``qkv.where``, and
-    tensors indexed by coordinates (``doc[b, i] == doc[b, j]``). Raises ``TraceError`` for anything else.
+    The function is recorded once: use arithmetic, comparisons, ``& | ~``, torch's pointwise functions, ``qkv.where``,
+    and tensors indexed by coordinates (``doc[b, i] == doc[b, j]``). Raises ``TraceError`` for anything else.
 
     >>> import qkv
     >>> qkv.keep(lambda i, j: (j <= i) & ((i - j) % 2 == 0)).count(4)
@@ -254,6 +256,7 @@ def whole(term: str, name: str, value: object, *, least: int) -> int:
     """``value`` as an int of at least ``least``; ``SpecError`` otherwise."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise SpecError(
-            f"{term}: {name}={value!r} must be a whole number of at least {least}.\n  Sizes and counts of positions are whole numbers."
+            f"{term}: {name}={value!r} must be a whole number of at least {least}.\n"
+            "  Sizes and counts of positions are whole numbers."
         )
     return value

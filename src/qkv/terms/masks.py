@@ -1,6 +1,7 @@
 """The library's masks: causal, window, prefix, first, dilated, documents, padding, blocks, BigBird and trees.
 
-Each function says in one sentence which keys it keeps; positions are compared, never corners of a matrix. Combine them with ``&``, ``|``, ``~``.
+Each function says in one sentence which keys it keeps; positions are compared, never corners of a matrix. Combine them
+with ``&``, ``|``, ``~``.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ if TYPE_CHECKING:
 def causal(*, query: str | None = None, key: str | None = None) -> Keep:
     """Keeps the keys whose position is at most the query's.
 
-    ``query`` and ``key`` name the sequences where the pattern leaves several candidates. With different numbers of queries and
-    keys the call must say where the queries stand (``positions=`` or ``align=``), or it raises ``PositionError``.
+    ``query`` and ``key`` name the sequences where the pattern leaves several candidates. With different numbers of
+    queries and keys the call must say where the queries stand (``positions=`` or ``align=``), or it raises
+    ``PositionError``.
     """
     return Relative("causal()", compare("ge", DISTANCE, 0), query, key)
 
 
 def window(left: int, right: int | None = None, *, query: str | None = None, key: str | None = None) -> Keep:
-    """``window(w)`` keeps ``w`` keys, the query's own and those before it; ``window(left, right)`` counts neighbours on each side, and keeps the own one too.
+    """``window(w)`` keeps ``w`` keys, the query's own and those before it; ``window(left, right)`` counts neighbours on
+    each side, and keeps the own one too.
 
     Raises ``SpecError`` for ``window(0)`` and negative counts.
 
@@ -48,19 +51,23 @@ def window(left: int, right: int | None = None, *, query: str | None = None, key
 
 
 def prefix(length: int, *, query: str | None = None, key: str | None = None) -> Keep:
-    """The first ``length`` positions see one another in both directions; ``causal() | prefix(n)`` is a prefix language model."""
+    """The first ``length`` positions see one another in both directions; ``causal() | prefix(n)`` is a prefix language
+    model.
+    """
     n = whole("prefix(length)", "length", length, least=0)
     return Relative(f"prefix({n})", apply("and", compare("lt", QUERY, n), compare("lt", KEY, n)), query, key)
 
 
 def first(count: int, *, key: str | None = None) -> Keep:
-    """Keeps the first ``count`` keys for every query: ``causal() & (window(w) | first(4))`` keeps attention sinks (StreamingLLM, Xiao et al. 2023)."""
+    """Keeps the first ``count`` keys for every query: ``causal() & (window(w) | first(4))`` keeps attention sinks
+    (StreamingLLM, Xiao et al. 2023).
+    """
     n = whole("first(count)", "count", count, least=0)
     return Relative(f"first({n})", compare("lt", KEY, n), None, key)
 
 
 def dilated(step: int, *, query: str | None = None, key: str | None = None) -> Keep:
-    """Keeps the keys whose distance from the query is a multiple of ``step`` (Sparse Transformer, Child et al. 2019)."""
+    """Keeps the keys at a multiple of ``step`` from the query (Sparse Transformer, Child et al. 2019)."""
     n = whole("dilated(step)", "step", step, least=1)
     return Relative(f"dilated({n})", compare("eq", apply("mod", DISTANCE, Constant(n)), 0), query, key)
 
@@ -104,7 +111,8 @@ class Documents(Keep):
         axes = scope.axes("documents", self.pattern)
         if len(self.table.tensor.shape) != len(axes) or not any(key in names for names in axes):
             raise ShapeError(
-                f'documents: ids of shape {tuple(self.table.tensor.shape)} do not have the axes "{self.pattern}" with the key "{key}" among them.\n'
+                f'documents: ids of shape {tuple(self.table.tensor.shape)} do not have the axes "{self.pattern}" '
+                f'with the key "{key}" among them.\n'
                 f'  Ids are indexed by position: documents(ids, "b {key}") for ids of shape [batch, positions].'
             )
 
@@ -119,10 +127,11 @@ class Documents(Keep):
 
 
 def documents(ids: Tensor, pattern: str = "b j", *, query: str | None = None, key: str | None = None) -> Keep:
-    """Keeps the keys whose document is the query's: ``ids`` are whole numbers, read at the key's and at the query's position.
+    """Keeps the keys whose document is the query's: ``ids`` are whole numbers, read at the key's and at the query's
+    position.
 
-    ``pattern`` names the axes of ``ids``, with the key coordinate standing for the position. Several sequences packed into one row stay apart:
-    ``causal() & documents(ids)``.
+    ``pattern`` names the axes of ``ids``, with the key coordinate standing for the position. Several sequences packed
+    into one row stay apart: ``causal() & documents(ids)``.
     """
     return Documents(captured("documents", ids, integer=True, label="ids"), pattern, query, key)
 
@@ -143,8 +152,10 @@ class Blocks(Keep):
         axes = scope.axes("blocks", self.pattern)
         if len(self.table.tensor.shape) != len(axes) or (query,) not in axes or (key,) not in axes:
             raise ShapeError(
-                f'blocks: a table of shape {tuple(self.table.tensor.shape)} does not have the axes "{self.pattern}" with "{query}" and "{key}" among them.\n'
-                f'  Its axes are block numbers: blocks(table, {self.size}, "h {query} {key}") for a table of shape [heads, query blocks, key blocks].'
+                f'blocks: a table of shape {tuple(self.table.tensor.shape)} does not have the axes "{self.pattern}" '
+                f'with "{query}" and "{key}" among them.\n'
+                f'  Its axes are block numbers: blocks(table, {self.size}, "h {query} {key}") for a table of shape '
+                "[heads, query blocks, key blocks]."
             )
         nodes = [
             apply("floordiv", Position(n[0]), Constant(self.size)) if n in ((query,), (key,)) else scope.flat(n)
@@ -157,7 +168,9 @@ class Blocks(Keep):
 
 
 def blocks(table: Tensor, size: int, pattern: str = "i j", *, query: str | None = None, key: str | None = None) -> Keep:
-    """Keeps the pairs whose block is True in ``table``: block ``[i // size, j // size]``, a bool tensor with the axes of ``pattern``."""
+    """Keeps the pairs whose block is True in ``table``: block ``[i // size, j // size]``, a bool tensor with the axes
+    of ``pattern``.
+    """
     return Blocks(
         captured("blocks", table, boolean=True, label="table"),
         whole("blocks", "size", size, least=1),
@@ -171,7 +184,9 @@ _MODULUS = (1 << 31) - 1
 
 
 def _random_block(block: Node, count: Node, stream: int) -> Node:
-    """A number below ``count`` that depends on ``block`` and ``stream`` alone: two rounds of a multiplicative hash within 2^53."""
+    """A number below ``count`` that depends on ``block`` and ``stream`` alone: two rounds of a multiplicative hash
+    within 2^53.
+    """
     node = apply(
         "mod", apply("add", apply("mul", block, Constant(1_103_515)), Constant(stream % _MODULUS)), Constant(_MODULUS)
     )
@@ -208,7 +223,8 @@ class BigBird(Keep):
         return node
 
     def __repr__(self) -> str:
-        return f"bigbird(window={self.window}, num_global={self.num_global}, num_random={self.num_random}, block_size={self.block_size}, seed={self.seed})"
+        names = ("window", "num_global", "num_random", "block_size", "seed")
+        return f"bigbird({', '.join(f'{name}={getattr(self, name)}' for name in names)})"
 
 
 def bigbird(
@@ -221,18 +237,20 @@ def bigbird(
     query: str | None = None,
     key: str | None = None,
 ) -> Keep:
-    """Keeps blocks near the query, global blocks (as keys and as queries) and ``num_random`` random blocks for each query block.
+    """Keeps blocks near the query, global blocks (as keys and as queries) and ``num_random`` random blocks for each
+    query block.
 
-    All counts are in blocks of ``block_size`` positions; ``window`` counts blocks on each side. The random blocks depend on ``seed``, the query's block
-    and the number of key blocks alone, so they are the same in every call and strategy; one may coincide with a block that is kept anyway.
-    Source: Zaheer et al. 2020, Big Bird, section 2.
+    All counts are in blocks of ``block_size`` positions; ``window`` counts blocks on each side. The random blocks
+    depend on ``seed``, the query's block and the number of key blocks alone, so they are the same in every call and
+    strategy; one may coincide with a block that is kept anyway. Source: Zaheer et al. 2020, Big Bird, section 2.
     """
     counts = {"window": window, "num_global": num_global, "num_random": num_random, "seed": seed}
     for name, value in counts.items():
         whole("bigbird", name, value, least=0)
     if num_random > limits.RANDOM_BLOCKS:
         raise LimitError(
-            f"bigbird: num_random={num_random} is more than {limits.RANDOM_BLOCKS}.\n  So many random blocks are better given as a table: qkv.blocks(table, size)."
+            f"bigbird: num_random={num_random} is more than {limits.RANDOM_BLOCKS}.\n"
+            "  So many random blocks are better given as a table: qkv.blocks(table, size)."
         )
     return BigBird(
         window, num_global, num_random, whole("bigbird", "block_size", block_size, least=1), seed, query, key
@@ -280,11 +298,13 @@ class Tree(Keep):
 
 
 def tree(parents: Sequence[int] | Any, *, query: str | None = None, key: str | None = None) -> Tree:
-    """The mask of a draft tree in speculative decoding: the last ``len(parents)`` keys are the draft, every key before is kept.
+    """The mask of a draft tree in speculative decoding: the last ``len(parents)`` keys are the draft, every key before
+    is kept.
 
-    ``parents[n]`` is the index of node n's parent in the draft, -1 for a root; parents come before children. The queries are the draft's nodes (or its last
-    ones). ``tree(parents).depths`` gives each node's depth, for ``positions=``. Raises ``SpecError`` for a parent that does not come before its child.
-    Source: Miao et al. 2023, SpecInfer, section 4.2.
+    ``parents[n]`` is the index of node n's parent in the draft, -1 for a root; parents come before children. The
+    queries are the draft's nodes (or its last ones). ``tree(parents).depths`` gives each node's depth, for
+    ``positions=``. Raises ``SpecError`` for a parent that does not come before its child. Source: Miao et al. 2023,
+    SpecInfer, section 4.2.
 
     >>> import qkv
     >>> qkv.tree([-1, 0, 0, 1]).depths
@@ -295,7 +315,8 @@ def tree(parents: Sequence[int] | Any, *, query: str | None = None, key: str | N
     given = tuple(int(p) for p in (parents.tolist() if hasattr(parents, "tolist") else parents))
     if len(given) > limits.TREE_NODES:
         raise LimitError(
-            f"tree: {len(given)} nodes are more than {limits.TREE_NODES}.\n  A draft is a few dozen tokens; give a larger mask as padding(mask, 'i j')."
+            f"tree: {len(given)} nodes are more than {limits.TREE_NODES}.\n"
+            "  A draft is a few dozen tokens; give a larger mask as padding(mask, 'i j')."
         )
     if not given:
         raise SpecError(
@@ -305,7 +326,8 @@ def tree(parents: Sequence[int] | Any, *, query: str | None = None, key: str | N
     for n, parent in enumerate(given):
         if parent >= n or parent < -1:
             raise SpecError(
-                f"tree: node {n} has parent {parent}, which does not come before it.\n  Order the nodes so that parents come first; -1 is a root."
+                f"tree: node {n} has parent {parent}, which does not come before it.\n"
+                "  Order the nodes so that parents come first; -1 is a root."
             )
         if parent >= 0:
             table[n] = table[parent]

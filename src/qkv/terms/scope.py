@@ -1,7 +1,8 @@
 """What a term may refer to: the coordinates of one pattern, sorted by role.
 
-A term asks its scope for the query sequence, the key coordinate or the heads, and gets a name, or an error that says which argument
-settles the question. The scope also notes every claim that a captured tensor has a coordinate's size, to be checked when sizes are known.
+A term asks its scope for the query sequence, the key coordinate or the heads, and gets a name, or an error that says
+which argument settles the question. The scope also notes every claim that a captured tensor has a coordinate's size, to
+be checked when sizes are known.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ HEAD_NAMES = ("h", "head", "heads")
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A captured tensor whose axes have the sizes of coordinates: ``axes`` holds the coordinates of each axis, major to minor."""
+    """A captured tensor whose axes have the sizes of coordinates: ``axes`` holds the coordinates of each axis, major to
+    minor.
+    """
 
     term: str
     table: Captured
@@ -72,7 +75,8 @@ class Scope:
             self.check(term, [asked])
             if asked not in self.query_only:
                 raise PositionError(
-                    f'{term}: "{asked}" is not a coordinate of the queries alone.\n    queries alone have: {" ".join(self.query_only) or "none"}\n'
+                    f'{term}: "{asked}" is not a coordinate of the queries alone.\n'
+                    f"    queries alone have: {' '.join(self.query_only) or 'none'}\n"
                     f"    pattern: {self.text}\n  Name a coordinate that Q and the output have and K and V lack."
                 )
             return asked
@@ -84,7 +88,8 @@ class Scope:
             self.check(term, [asked])
             if asked not in self.key:
                 raise PositionError(
-                    f'{term}: "{asked}" is not a key coordinate.\n    key coordinates: {" ".join(self.key)}\n    pattern: {self.text}\n'
+                    f'{term}: "{asked}" is not a key coordinate.\n    key coordinates: {" ".join(self.key)}\n'
+                    f"    pattern: {self.text}\n"
                     "  Name a coordinate that K and V have and Q lacks."
                 )
             return asked
@@ -96,18 +101,22 @@ class Scope:
         name = term.split("(")[0]
         if not candidates:
             raise PositionError(
-                f"{term} needs a {role} sequence, and the pattern has none.\n    pattern: {self.text}\n  Add a coordinate that {where}."
+                f"{term} needs a {role} sequence, and the pattern has none.\n    pattern: {self.text}\n"
+                f"  Add a coordinate that {where}."
             )
         raise PositionError(
-            f"{term}: which {role} coordinate is the sequence? {' and '.join(repr(c) for c in candidates)} both could be.\n"
-            f'    pattern: {self.text}\n  Say which: {name}({role}="{candidates[-1]}"). A head group may also stand in parentheses with its head: (h g).'
+            f"{term}: which {role} coordinate is the sequence? {' and '.join(repr(c) for c in candidates)} both "
+            "could be.\n"
+            f"    pattern: {self.text}\n"
+            f'  Say which: {name}({role}="{candidates[-1]}"). A head group may also stand in parentheses with '
+            "its head: (h g)."
         )
 
     def heads(self, term: str, asked: str | None) -> tuple[str, ...]:
         """The coordinates that count the query heads, major to minor: ``("h", "g")`` for a merged ``(h g)``.
 
-        ``asked`` names them as in a pattern: ``"h"`` or ``"(h g)"``. Without it: the one head axis in parentheses with a group, or the
-        coordinate called h, head or heads.
+        ``asked`` names them as in a pattern: ``"h"`` or ``"(h g)"``. Without it: the one head axis in parentheses with
+        a group, or the coordinate called h, head or heads.
         """
         if asked is not None:
             names = tuple(name for axis in parse_tensor(asked).axes for name in axis.names)
@@ -120,7 +129,8 @@ class Scope:
         if len(named) == 1:
             return (named[0],)
         raise SpecError(
-            f"{term}: which coordinate counts the heads? None in parentheses with a group, none called h, head or heads.\n"
+            f"{term}: which coordinate counts the heads? None in parentheses with a group, none called h, head or "
+            "heads.\n"
             f'    pattern: {self.text}\n  Say which: {term.split("(")[0]}(head="...").'
         )
 
@@ -139,12 +149,15 @@ class Scope:
         return node
 
     def read(self, term: str, table: Captured, pattern: str) -> Lookup:
-        """The element of ``table`` at this call's indices, the table's axes being ``pattern``; notes the claim on its sizes."""
+        """The element of ``table`` at this call's indices, the table's axes being ``pattern``; notes the claim on its
+        sizes.
+        """
         axes = self.axes(term, pattern)
         rank = len(table.tensor.shape)
         if rank != len(axes):
             raise ShapeError(
-                f'{term}: the tensor has {rank} axes, shape {tuple(table.tensor.shape)}, and the pattern "{pattern}" names {len(axes)}.\n'
+                f'{term}: the tensor has {rank} axes, shape {tuple(table.tensor.shape)}, and the pattern "{pattern}" '
+                f"names {len(axes)}.\n"
                 "  Give the pattern of its axes in order, or reshape it."
             )
         self.claims.append(Claim(term, table, axes))
@@ -159,7 +172,8 @@ class Scope:
                 name = axis.names[0].removeprefix("..")
                 if name not in self.rests:
                     raise CoordinateError(
-                        f'{term}: the rest "..{name}" is not in the call\'s pattern.\n    pattern: {self.text}\n  Use one of its rests, or name the axes.'
+                        f'{term}: the rest "..{name}" is not in the call\'s pattern.\n    pattern: {self.text}\n'
+                        "  Use one of its rests, or name the axes."
                     )
                 found.extend((c,) for c in self.rests[name])
             else:

@@ -1,7 +1,8 @@
 """What is done to the scaled dot product: the ``score`` part of a spec.
 
-A term takes the graph of the score so far and gives the graph after it; several terms apply in the order given. This module
-knows additive biases, soft-capping, ALiBi, T5's buckets, Shaw's relative keys and values, and a user's function of the score.
+A term takes the graph of the score so far and gives the graph after it; several terms apply in the order given. This
+module knows additive biases, soft-capping, ALiBi, T5's buckets, Shaw's relative keys and values, and a user's function
+of the score.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class CustomScore(ScoreTerm):
 def score(function: Callable[..., Any]) -> ScoreTerm:
     """A change of the score from a function whose first parameter is ``score`` and whose others are coordinates.
 
-    Coordinates stand for positions. Gradients flow to the score and to captured float tensors. Raises ``TraceError`` for what cannot be recorded.
+    Coordinates stand for positions. Gradients flow to the score and to captured float tensors. Raises ``TraceError``
+    for what cannot be recorded.
 
     >>> import qkv
     >>> qkv.score(lambda score, i, j: score - 0.5 * abs(i - j))
@@ -86,7 +88,8 @@ class SoftCap(ScoreTerm):
 
 
 def softcap(cap: float) -> ScoreTerm:
-    """``cap * tanh(score / cap)``: scores stay between -cap and cap. Raises ``SpecError`` unless ``cap`` is positive and finite.
+    """``cap * tanh(score / cap)``: scores stay between -cap and cap. Raises ``SpecError`` unless ``cap`` is positive
+    and finite.
 
     Source: Gemma 2 (Gemma Team 2024), section 2, with cap 50 for attention.
     """
@@ -135,9 +138,10 @@ def alibi(
 ) -> ScoreTerm:
     """``score - slope[head] * |i - j|``, distances between positions; under ``causal`` this is the paper's form.
 
-    ``slopes``: a float tensor with one slope for each query head (gradients flow), one number for all, or None for the paper's: for n heads, n a power of two, ``2 ** (-8 (head + 1) / n)``;
-    otherwise those of the next lower power of two p, followed by every other slope of 2 p heads. ``head`` names the head axis as in a pattern.
-    Source: Press et al. 2022, Train Short, Test Long, section 3 and the published code for other head counts.
+    ``slopes``: a float tensor with one slope for each query head (gradients flow), one number for all, or None for the
+    paper's: for n heads, n a power of two, ``2 ** (-8 (head + 1) / n)``; otherwise those of the next lower power of two
+    p, followed by every other slope of 2 p heads. ``head`` names the head axis as in a pattern. Source: Press et al.
+    2022, Train Short, Test Long, section 3 and the published code for other head counts.
     """
     if slopes is None or hasattr(slopes, "requires_grad"):
         return Alibi(None if slopes is None else captured("alibi", slopes, label="slopes"), head, query, key)  # type: ignore[arg-type]
@@ -171,7 +175,8 @@ class Bias(ScoreTerm):
 
 
 def bias(tensor: Tensor, pattern: str) -> ScoreTerm:
-    """``score + tensor``: a float tensor with the axes of ``pattern`` (any score coordinates, merged ones in parentheses); its gradient flows.
+    """``score + tensor``: a float tensor with the axes of ``pattern`` (any score coordinates, merged ones in
+    parentheses); its gradient flows.
 
     The axes are this call's. An entry of -inf drops the key, as a mask would. Raises ``SizeMismatch`` at the call.
     """
@@ -235,20 +240,23 @@ def relative_bias(
 ) -> ScoreTerm:
     """``score + table[bucket(j - i), head]``, a learned bias by distance; its gradient flows.
 
-    ``table`` has the axes (bucket, head), or (bucket,) for all heads alike. ``buckets="t5"``: half of them exact, the others logarithmic up to
-    ``max_distance``; ``bidirectional`` spends half on keys after the query (encoders). ``buckets="clip"``: 2k+1 rows for the distances -k..k, clipped.
-    Raises ``SpecError`` for a table without rows enough. Source: Raffel et al. 2020, T5, section 2.1, and its published bucket function.
+    ``table`` has the axes (bucket, head), or (bucket,) for all heads alike. ``buckets="t5"``: half of them exact, the
+    others logarithmic up to ``max_distance``; ``bidirectional`` spends half on keys after the query (encoders).
+    ``buckets="clip"``: 2k+1 rows for the distances -k..k, clipped. Raises ``SpecError`` for a table without rows
+    enough. Source: Raffel et al. 2020, T5, section 2.1, and its published bucket function.
     """
     made = captured("relative_bias", table, label="table")
     if len(table.shape) not in (1, 2) or table.shape[0] < 1:
         raise ShapeError(
-            f"relative_bias: a table of shape {tuple(table.shape)} does not have the axes (bucket, head) or (bucket,).\n  T5's has the shape [32, num_heads]."
+            f"relative_bias: a table of shape {tuple(table.shape)} does not have the axes (bucket, head) or "
+            "(bucket,).\n  T5's has the shape [32, num_heads]."
         )
     count = int(table.shape[0])
     if buckets == "clip":
         if count % 2 == 0:
             raise SpecError(
-                f"relative_bias: {count} rows cannot be the distances -k..k.\n  Give 2k+1 rows: k before, the own one, k after."
+                f"relative_bias: {count} rows cannot be the distances -k..k.\n"
+                "  Give 2k+1 rows: k before, the own one, k after."
             )
         return RelativeBias(made, None, bidirectional, head, query, key)
     if buckets != "t5":
@@ -256,7 +264,8 @@ def relative_bias(
     one_side = count // 2 if bidirectional else count
     if one_side < 2 or max_distance <= one_side // 2:
         raise SpecError(
-            f"relative_bias: {count} buckets and max_distance={max_distance} leave no logarithmic ones.\n  T5 has 32 buckets and max_distance=128."
+            f"relative_bias: {count} buckets and max_distance={max_distance} leave no logarithmic ones.\n"
+            "  T5 has 32 buckets and max_distance=128."
         )
     return RelativeBias(
         made, Captured(t5_buckets(one_side, max_distance), "bucket", movable=True), bidirectional, head, query, key
@@ -264,7 +273,9 @@ def relative_bias(
 
 
 def t5_buckets(count: int, max_distance: int) -> Tensor:
-    """The bucket of each distance 0..max_distance on one side, in float32 as published: boundaries must round as in the checkpoints' training."""
+    """The bucket of each distance 0..max_distance on one side, in float32 as published: boundaries must round as in the
+    checkpoints' training.
+    """
     import torch
 
     exact = count // 2
@@ -275,7 +286,7 @@ def t5_buckets(count: int, max_distance: int) -> Tensor:
 
 
 class Projection(Captured):
-    """A captured table that queries are multiplied with first: read at the query's coordinates and a row of the table."""
+    """A captured table that queries are multiplied with first: read at the query's place and a row."""
 
     __slots__ = ()
 
@@ -311,17 +322,20 @@ class Shaw(ScoreTerm):
 def shaw(
     key_table: Tensor, value_table: Tensor | None = None, *, query: str | None = None, key: str | None = None
 ) -> ScoreTerm:
-    """Relative positions as vectors: ``scale * q . (k + key_table[clip(j - i)])``, and ``v + value_table[clip(j - i)]`` where a value table is given.
+    """Relative positions as vectors: ``scale * q . (k + key_table[clip(j - i)])``, and ``v + value_table[clip(j - i)]``
+    where a value table is given.
 
-    ``key_table`` has 2k+1 rows (distances -k..k) of the feature size, ``value_table`` as many of the value feature size; gradients flow. Raises
-    ``SpecError`` for an even number of rows or tables that disagree. Source: Shaw et al. 2018, Self-Attention with Relative Position Representations, equations 3 and 4.
+    ``key_table`` has 2k+1 rows (distances -k..k) of the feature size, ``value_table`` as many of the value feature
+    size; gradients flow. Raises ``SpecError`` for an even number of rows or tables that disagree. Source: Shaw et al.
+    2018, Self-Attention with Relative Position Representations, equations 3 and 4.
     """
     captured("shaw", key_table)
     rows = [int(t.shape[0]) if len(t.shape) == 2 else -1 for t in (key_table, value_table) if t is not None]
     if min(rows) < 1 or rows[0] % 2 == 0 or len(set(rows)) > 1:
         shapes = " and ".join(str(tuple(t.shape)) for t in (key_table, value_table) if t is not None)
         raise SpecError(
-            f"shaw: tables of shape {shapes} do not have 2k+1 rows each.\n  Give [2k+1, feature size] for keys and [2k+1, value feature size] for values."
+            f"shaw: tables of shape {shapes} do not have 2k+1 rows each.\n"
+            "  Give [2k+1, feature size] for keys and [2k+1, value feature size] for values."
         )
     return Shaw(
         Projection(key_table, "key_table"),
@@ -345,6 +359,7 @@ def finite(term: str, name: str, value: object) -> float:
     """``value`` as a finite float; ``SpecError`` otherwise."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise SpecError(
-            f"{term}: {name}={value!r} must be a finite number.\n  Give a Python number; learned values are given as tensors where the term takes them."
+            f"{term}: {name}={value!r} must be a finite number.\n"
+            "  Give a Python number; learned values are given as tensors where the term takes them."
         )
     return float(value)

@@ -1,14 +1,14 @@
 """How scores become weights: the ``weights`` part of a spec.
 
-Softmax (with sinks or off by one), sigmoid, differential and linear weights. A term is data and a few graphs; how sums are taken is the
-strategies' matter.
+Softmax (with sinks or off by one), sigmoid, differential and linear weights. A term is data and a few graphs; how sums
+are taken is the strategies' matter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import ShapeError, SpecError
 from .expr import Captured, Constant, Lookup, Node
@@ -75,9 +75,10 @@ class Softmax(Weights):
 def softmax(*, sink: Tensor | float | None = None, off_by_one: bool = False, head: str | None = None) -> Weights:
     """``exp(s_j) / (sum_j exp(s_j) + exp(sink))``; without a sink the ordinary softmax.
 
-    ``sink``: one score for all heads or a float tensor with one for each query head (learned sinks of gpt-oss; gradients flow). ``off_by_one`` is a sink
-    of score 0. A row that keeps nothing gives 0. Raises ``SpecError`` when both are given.
-    Source: Xiao et al. 2023 (sinks), OpenAI 2025 gpt-oss model card (learned sinks), Miller 2023 (off by one).
+    ``sink``: one score for all heads or a float tensor with one for each query head (learned sinks of gpt-oss;
+    gradients flow). ``off_by_one`` is a sink of score 0. A row that keeps nothing gives 0. Raises ``SpecError`` when
+    both are given. Source: Xiao et al. 2023 (sinks), OpenAI 2025 gpt-oss model card (learned sinks), Miller 2023 (off
+    by one).
     """
     if sink is not None and off_by_one:
         raise SpecError(
@@ -99,7 +100,8 @@ class Sigmoid(Weights):
 def sigmoid(bias: float = 0.0) -> Weights:
     """``1 / (1 + exp(-(s_j + bias)))`` for each kept key on its own; rows do not sum to one and there is no lse.
 
-    A bias of ``-log(number of keys)`` keeps the sum near that of a softmax. Source: Ramapuram et al. 2024, Theory, Analysis, and Best Practices for Sigmoid Self-Attention.
+    A bias of ``-log(number of keys)`` keeps the sum near that of a softmax. Source: Ramapuram et al. 2024, Theory,
+    Analysis, and Best Practices for Sigmoid Self-Attention.
     """
     return Sigmoid(finite("sigmoid", "bias", bias))
 
@@ -133,14 +135,18 @@ def differential(
 ) -> Weights:
     """``softmax(s1) - lam * softmax(s2)``: two maps from two halves of the features, the second subtracted as noise.
 
-    The feature coordinate is split in half (first half: first map), or ``branch`` names a feature coordinate of size 2; the default scale is that of one half. ``lam``: a number, or a float tensor (one, or one for each
-    query head; gradients flow; ``qkv.differential_lambda`` computes it from four vectors). Paper form: with ``lambda_init`` each head's output is divided by its root mean square (``eps`` added under the root)
-    and multiplied by ``1 - lambda_init``. ``renormalize="clamp"``: negative differences become 0 and each row is divided by its sum; a row without positive ones gives 0.
-    Raises ``SpecError`` when both forms are asked for. Source: Ye et al. 2024, Differential Transformer, equations 1 to 3.
+    The feature coordinate is split in half (first half: first map), or ``branch`` names a feature coordinate of size 2;
+    the default scale is that of one half. ``lam``: a number, or a float tensor (one, or one for each query head;
+    gradients flow; ``qkv.differential_lambda`` computes it from four vectors). Paper form: with ``lambda_init`` each
+    head's output is divided by its root mean square (``eps`` added under the root) and multiplied by ``1 -
+    lambda_init``. ``renormalize="clamp"``: negative differences become 0 and each row is divided by its sum; a row
+    without positive ones gives 0. Raises ``SpecError`` when both forms are asked for. Source: Ye et al. 2024,
+    Differential Transformer, equations 1 to 3.
     """
     if lambda_init is not None and renormalize is not None:
         raise SpecError(
-            'differential: lambda_init (the paper form) and renormalize="clamp" are both given.\n  Give one of them, or neither for the plain difference.'
+            'differential: lambda_init (the paper form) and renormalize="clamp" are both given.\n'
+            "  Give one of them, or neither for the plain difference."
         )
     if renormalize not in (None, "clamp"):
         raise SpecError(f'differential: renormalize={renormalize!r} is not known.\n  Known: None, "clamp".')
@@ -156,9 +162,11 @@ def differential(
 
 
 def differential_lambda(query_1: Tensor, key_1: Tensor, query_2: Tensor, key_2: Tensor, lambda_init: float) -> Tensor:
-    """``exp(q1 . k1) - exp(q2 . k2) + lambda_init``: the reparameterised lambda from four learned vectors over their last axis.
+    """``exp(q1 . k1) - exp(q2 . k2) + lambda_init``: the reparameterised lambda from four learned vectors over their
+    last axis.
 
-    Source: Ye et al. 2024, equation 2; ``lambda_init = 0.8 - 0.6 exp(-0.3 (layer - 1))`` for layers counted from 1 (equation 3).
+    Source: Ye et al. 2024, equation 2; ``lambda_init = 0.8 - 0.6 exp(-0.3 (layer - 1))`` for layers counted from 1
+    (equation 3).
     """
     return (
         (query_1 * key_1).sum(-1).exp()
@@ -207,19 +215,24 @@ def linear(
     normalize: bool = True,
     head: str | None = None,
 ) -> Weights:
-    """``phi(q) . phi(k_j)`` as weights, divided by their sum: linear cost in the number of keys when the mask is causal or full.
+    """``phi(q) . phi(k_j)`` as weights, divided by their sum: linear cost in the number of keys when the mask is causal
+    or full.
 
-    ``feature_map``: ``"elu1"`` (elu + 1), ``"relu"``, ``"exp"``, ``"identity"``, or a function over the last axis. ``decay`` in (0, 1]: each weight is multiplied by ``decay ** |i - j|``, one number or one for each query
-    head (retention). ``normalize=False`` leaves the sum out, as the identity map needs, whose weights may sum to 0. There is no scale unless one is given.
-    A row that keeps nothing gives 0. Source: Katharopoulos et al. 2020, Transformers are RNNs, equations 4 to 9; Sun et al. 2023, Retentive Network (decay).
+    ``feature_map``: ``"elu1"`` (elu + 1), ``"relu"``, ``"exp"``, ``"identity"``, or a function over the last axis.
+    ``decay`` in (0, 1]: each weight is multiplied by ``decay ** |i - j|``, one number or one for each query head
+    (retention). ``normalize=False`` leaves the sum out, as the identity map needs, whose weights may sum to 0. There is
+    no scale unless one is given. A row that keeps nothing gives 0. Source: Katharopoulos et al. 2020, Transformers are
+    RNNs, equations 4 to 9; Sun et al. 2023, Retentive Network (decay).
     """
     if isinstance(feature_map, str) and feature_map not in FEATURE_MAPS:
         raise SpecError(
-            f'linear: feature_map="{feature_map}" is not known.\n  Known: {", ".join(FEATURE_MAPS)}, or a function over the last axis.'
+            f'linear: feature_map="{feature_map}" is not known.\n'
+            f"  Known: {', '.join(FEATURE_MAPS)}, or a function over the last axis."
         )
     if feature_map == "identity" and normalize:
         raise SpecError(
-            "linear: weights of the identity map may sum to 0, so rows cannot be divided by their sums.\n  Give normalize=False, or a map with positive values."
+            "linear: weights of the identity map may sum to 0, so rows cannot be divided by their sums.\n"
+            "  Give normalize=False, or a map with positive values."
         )
     if isinstance(decay, int | float) and not 0 < decay <= 1:
         raise SpecError(

@@ -5,6 +5,7 @@ Knows torch and nothing of qkv's strategies, so that it can judge them and every
 
 from __future__ import annotations
 
+from qkv.testing.bounds import case_ratios as case_ratios
 from qkv.testing.bounds import (
     gradient_tolerance as gradient_tolerance,
 )
@@ -34,6 +35,8 @@ from qkv.testing.bounds import (
 )
 from qkv.testing.cases import Case as Case
 from qkv.testing.cases import Sizes as Sizes
+from qkv.testing.checks import OPTIONS as OPTIONS
+from qkv.testing.conformance import conformance as conformance
 from qkv.testing.exact_families import dyadic as dyadic
 from qkv.testing.exact_families import ramp as ramp
 from qkv.testing.exact_families import ramp_down as ramp_down
@@ -53,6 +56,12 @@ from qkv.testing.families import (
 from qkv.testing.families import (
     sharp as sharp,
 )
+from qkv.testing.faults import FAULTS as FAULTS
+from qkv.testing.faults import NEEDS_MORE_THAN_A_CALL as NEEDS_MORE_THAN_A_CALL
+from qkv.testing.faults import SimulatedKernel as SimulatedKernel
+from qkv.testing.faults_backward import BACKWARD_FAULTS as BACKWARD_FAULTS
+from qkv.testing.faults_backward import SimulatedBackward as SimulatedBackward
+from qkv.testing.faults_backward import differentiable as differentiable
 from qkv.testing.grid import (
     STANDARD_AXES as STANDARD_AXES,
 )
@@ -74,6 +83,8 @@ from qkv.testing.grid import (
 from qkv.testing.grid import (
     standard_grid as standard_grid,
 )
+from qkv.testing.invariants import INVARIANTS as INVARIANTS
+from qkv.testing.invariants import invariant as invariant
 from qkv.testing.layouts import LAYOUTS as LAYOUTS
 from qkv.testing.layouts import fits as fits
 from qkv.testing.layouts import lay_out as lay_out
@@ -86,3 +97,6 @@ from qkv.testing.oracle_gradients import oracle_gradients as oracle_gradients
 from qkv.testing.oracle_weights import Differential as Differential
 from qkv.testing.oracle_weights import Linear as Linear
 from qkv.testing.oracle_weights import Sigmoid as Sigmoid
+from qkv.testing.report import Finding as Finding
+from qkv.testing.report import NotRun as NotRun
+from qkv.testing.report import Report as Report

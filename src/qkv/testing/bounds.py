@@ -18,8 +18,8 @@ grid for seven seeds: every family, mask and size), by a plain float32 computati
     =============  =======  ========  =======
 
 The forms are as proposed, with the derivations that ``output_tolerance`` and ``gradient_tolerance`` name; without
-those, ``extreme`` exceeds the bound at float32 too. Gradients of ``extreme`` in float16 are left out: score gradients there
-exceed 65504.
+those, ``extreme`` exceeds the bound at float32 too. Gradients of ``extreme`` in float16 are left out: score
+gradients there exceed 65504.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def worst_codec_ratio(x: Tensor, restored: Tensor, step: Tensor) -> float:
 
 
 def worst_case_ratio(actual: Tensor, case: Case) -> float:
-    """The largest of :func:`case_ratios`; at most 1 means right, and 0 is demanded where the answer is known exactly."""
+    """The largest of :func:`case_ratios`; at most 1 means right, where the answer is known exactly 0."""
     ratio = case_ratios(actual, case, case.reference())
     return float(ratio.max()) if ratio.numel() else 0.0
 

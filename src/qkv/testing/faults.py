@@ -194,8 +194,11 @@ class SimulatedKernel:
     def _weigh(self, weights: Tensor, v: Tensor, kept: Tensor) -> Tensor:
         if self.fault == "NaN multiplied by zero" or bool(v.isfinite().all()):
             return weights @ v
-        # slow and only where needed: a product with a key that is not kept is never formed
-        return torch.where(kept[..., None], weights[..., None] * v[:, :, None], 0.0).sum(-2)
+        # a product with a key that is not kept is never formed; finite keys are summed as ever, so that what one batch
+        # entry holds cannot change the bits of another
+        finite = v.isfinite()
+        special = torch.where(kept[..., None] & ~finite[:, :, None], weights[..., None] * v[:, :, None], 0.0)
+        return weights @ torch.where(finite, v, 0.0) + special.sum(-2)
 
     def _merge(
         self, parts: list[tuple[Tensor, Tensor, Tensor]], sink: Tensor | None, alive: Tensor

@@ -107,6 +107,7 @@ def differentiable(forward: SimulatedKernel, backward: SimulatedBackward) -> Cal
     ) -> Tensor:
         return cast(Tensor, _Attention.apply(q, k, v, forward, backward, causal, mask, scale))  # pyright: ignore[reportUnknownMemberType]  # torch gives no type
 
+    attention.__name__ = "simulated attention"
     return attention
 
 

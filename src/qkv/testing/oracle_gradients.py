@@ -14,8 +14,8 @@ Magnitudes, one A for each product (w the weights, do the output's gradient, s t
     dbias = ds summed over what it lacks      G summed likewise
     dsink = -sum_i w_sink,i D_i               sum_i w_sink,i E_i
 
-The part of the bound that comes from an error delta_i of the logits sums expm1(2 delta_i) times the same terms: a weight
-changes by e^delta - 1 of itself, and so does the row sum that is taken from it.
+The part of the bound that comes from an error delta_i of the logits sums expm1(2 delta_i) times the same terms: a
+weight changes by e^delta - 1 of itself, and so does the row sum that is taken from it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Gradient:
     """One operand's gradient in float64, and what bounds another computation of it in ``dtype``.
 
     Coordinates: ``value`` and, broadcastable to it, ``magnitude`` (the sum of the absolute values of its terms),
-    ``spread`` (the same terms times expm1(2 delta), delta the error of their row's logits) and ``lost`` (what terms below
-    the smallest normal number lose). ``count`` is the most products that one element sums.
+    ``spread`` (the same terms times expm1(2 delta), delta the error of their row's logits) and ``lost`` (what terms
+    below the smallest normal number lose). ``count`` is the most products that one element sums.
     """
 
     value: Tensor

@@ -29,9 +29,9 @@ class Weighed:
     """Weights [b, h, i, j], the magnitudes of their terms, and what they came from.
 
     ``shares`` are the weights whose entropy and argmax are reported; under differential weights they, ``logits``,
-    ``delta`` and ``lse`` carry the branch as their first axis. ``top`` [b, h, i] is the largest term that a weight stands
-    beside in the same sum. ``average`` is 1 where weights sum to at most 1, so that the output is no larger than the
-    values, and inf elsewhere.
+    ``delta`` and ``lse`` carry the branch as their first axis. ``top`` [b, h, i] is the largest term that a weight
+    stands beside in the same sum. ``average`` is 1 where weights sum to at most 1, so that the output is no larger than
+    the values, and inf elsewhere.
     """
 
     weights: Tensor

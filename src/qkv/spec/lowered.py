@@ -84,7 +84,7 @@ def lower(spec: Spec, pattern: Pattern) -> Lowered:
         node = _decayed(node, decay, scope)
     rotated = None
     if spec.position is not None:
-        rotated = (scope.query("rope()", None), scope.key_of("rope()", None))
+        rotated = (scope.query("rope()", spec.position.query), scope.key_of("rope()", spec.position.key))
     graphs = [n for n in (keep, node, sink, lam, None if row_table is None else row_table[1]) if n is not None]
     relations = _relations(graphs, scope)
     return Lowered(
@@ -105,7 +105,7 @@ def lower(spec: Spec, pattern: Pattern) -> Lowered:
         projections=tuple(projections),
         claims=tuple(dict.fromkeys(scope.claims)),
         captured=tuple(dict.fromkeys(c for graph in graphs for c in captured_in(graph))),
-        relations=relations | ({rotated} if rotated else set()),
+        relations=relations if rotated is None else relations | {rotated},
         rotated=rotated,
     )
 

@@ -35,6 +35,8 @@ class Rope:
     scaling: Scaling | None
     sections: tuple[int, ...] | None
     section_layout: SectionLayout
+    query: str | None = None
+    key: str | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.theta) or self.theta <= 0:
@@ -201,6 +203,8 @@ def rope(
     scaling: Scaling | None = None,
     sections: Sequence[int] | None = None,
     section_layout: SectionLayout = "chunked",
+    query: str | None = None,
+    key: str | None = None,
 ) -> Rope:
     """Return rotary position embedding: pair k of the features of Q and K turns by position * theta ** (-2k / size).
 
@@ -208,7 +212,8 @@ def rope(
     + 1, as the original does (``permute_pairing`` converts weights). Only the first ``fraction`` of the features is
     rotated. ``scaling`` is one of ``qkv.scaling``. ``sections`` gives each component of a position (time, height,
     width) a number of pairs: ``"chunked"`` one after the other (Qwen2-VL), ``"interleaved"`` in turns (Qwen3-VL),
-    ``"axial"`` one after the other, each with frequencies from the start (2-D vision). Positions are compared only
+    ``"axial"`` one after the other, each with frequencies from the start (2-D vision). ``query`` and ``key`` name the
+    sequences where the pattern leaves several candidates. Positions are compared only
     through their differences: a common offset changes no score, unless the scaling depends on the length. Raises
     ``SpecError`` for numbers out of range. Source: RoFormer, arXiv 2104.09864, section 3.2.
 
@@ -216,7 +221,7 @@ def rope(
     64
     """
     made = None if sections is None else tuple(sections)
-    return Rope(float(theta), interleaved, float(fraction), scaling, made, section_layout)
+    return Rope(float(theta), interleaved, float(fraction), scaling, made, section_layout, query, key)
 
 
 def permute_pairing(

@@ -49,7 +49,7 @@ def sigmoid(x: Named, /) -> Named: ...
 def sigmoid(x: Symbol, /) -> Symbol: ...
 @overload
 def sigmoid(bias: float = 0.0) -> Weights: ...
-def sigmoid(x: Any = 0.0, **options: Any) -> Any:
+def sigmoid(bias: Any = 0.0) -> Any:
     """``sigmoid(x)`` of a named tensor or of a symbol; ``sigmoid(bias=0.0)``: the weights of a spec, each key on its
     own.
 
@@ -60,9 +60,9 @@ def sigmoid(x: Any = 0.0, **options: Any) -> Any:
     >>> qkv.sigmoid(bias=-3.0)
     sigmoid(bias=-3)
     """
-    if isinstance(x, Symbol):
-        return x.sigmoid()
-    return functions.sigmoid(x) if isinstance(x, Named) else weights.sigmoid(options.get("bias", x))
+    if isinstance(bias, Symbol):
+        return bias.sigmoid()
+    return functions.sigmoid(bias) if isinstance(bias, Named) else weights.sigmoid(bias)
 
 
 def where(condition: Any, chosen: Any, other: Any) -> Any:

@@ -6,7 +6,7 @@ Strategies register themselves here when the run room is imported. A forced stra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -43,7 +43,7 @@ def forced() -> str | None:
 
 
 @contextmanager
-def strategy(name: str) -> Iterator[None]:
+def strategy(name: str) -> Generator[None]:
     """Inside the block every call runs by the named strategy, or raises ``Refused`` with the reasons; it never falls
     back.
 

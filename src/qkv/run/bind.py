@@ -245,7 +245,7 @@ def _prepared(made: Frame, x: Tensor, places: Places, side: int, halves: bool) -
     """Queries (side 0) or keys (side 1) with the branch in front, rotated, mapped, features flattened."""
     lowered = made.lowered
     if halves:
-        x = x.unflatten(-1, (2, x.shape[-1] // 2)).movedim(-2, 0)
+        x = x.reshape(*x.shape[:-1], 2, x.shape[-1] // 2).movedim(-2, 0)
     count = len(lowered.features) - (1 if lowered.branch else 0)
     rope = made.spec.position
     if rope is not None and lowered.rotated is not None:
@@ -294,7 +294,7 @@ def _inside(
         return frozenset()
     indices, positions = places.bounds({})
     block = Block(indices, positions, sizes, ranges)
-    return frozenset().union(*(stays_inside(node, block) for node in lowered.nodes))
+    return frozenset[Lookup]().union(*(stays_inside(node, block) for node in lowered.nodes))
 
 
 def check_dropout(dropout: float) -> None:

@@ -20,7 +20,7 @@ from ..spec import DEFAULT_PATTERN, WANTS, Spec, hang
 from . import dropout as dropping
 from . import finite
 from .bind import Bound, Frame, bind, check_dropout, check_tensors, frame
-from .names import arranged, named_output, pattern_of
+from .names import any_named, arranged, named_output, pattern_of
 from .result import Computed, Result
 
 if TYPE_CHECKING:
@@ -76,11 +76,7 @@ def attention(
     torch.Size([1, 8, 5, 16])
     """
     if pattern is None:
-        pattern = (
-            pattern_of(q, k, v)
-            if isinstance(q, Named) or isinstance(k, Named) or isinstance(v, Named)
-            else DEFAULT_PATTERN
-        )
+        pattern = pattern_of(q, k, v) if any_named(q, k, v) else DEFAULT_PATTERN
     spec = _spec(
         pattern, position, score if score is None or not isinstance(score, list) else tuple(score), keep, weights, scale
     )
@@ -111,7 +107,7 @@ class Door:
 
     def run(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Result:
         """The result of one call."""
-        names = isinstance(q, Named) or isinstance(k, Named) or isinstance(v, Named)
+        names = any_named(q, k, v)
         if names:
             q, k, v = arranged(spec, q, k, v)
         prepared, plan, bound = _ready(spec, q, k, v, options)
@@ -120,7 +116,7 @@ class Door:
 
     def plan(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Plan:
         """The plan of one call; nothing is computed."""
-        if isinstance(q, Named) or isinstance(k, Named) or isinstance(v, Named):
+        if any_named(q, k, v):
             q, k, v = arranged(spec, q, k, v)
         prepared, want, share = _prepared(spec, q, k, v, options)
         return _plan(prepared, spec, q, k, v, options, want, share)
@@ -170,11 +166,11 @@ def _want(want: Any) -> frozenset[str]:
     return found
 
 
-def _kinds(positions: Mapping[str, Any] | None) -> Any:
+def _kinds(positions: Mapping[str, Any] | None) -> tuple[tuple[str, str], ...] | None:
     """What of ``positions`` a plan depends on: which coordinates, and whether each is a number or a tensor."""
     if not positions:
         return None
-    return tuple((name, value if isinstance(value, int) else type(value)) for name, value in sorted(positions.items()))
+    return tuple((name, type(value).__name__) for name, value in sorted(positions.items()))
 
 
 def _plan(

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..errors import InternalError
 from ..plan import Capability, Cost, Request
 from ..plan.cost import dense_flops, price, tensor_bytes
 from ..terms.weights import Differential, Linear, Sigmoid
 from . import finite
 from .blocks import BLOCK_SCORES, cut
-from .clamped import Clamped
-from .online import Attend, Job
+from .clamped import clamped
+from .online import Job, attend
 from .result import Computed
 from .scores import by_row
 
@@ -51,8 +52,8 @@ class Chunked:
         operands = (bound.q.to(dtype), bound.k.to(dtype), bound.v.to(dtype))
         if isinstance(weights, Differential):
             return self.differential(bound, job, weights, operands, tables, rows)
-        output, lse, *stats = Attend.apply(job, *operands, sink, rows, *tables)  # pyright: ignore
-        return Computed(output, lse if kind == "softmax" else None, dict(zip(job.statistics, stats, strict=True)))
+        output, lse, stats = attend(job, *operands, sink, rows, tables)
+        return Computed(output, lse if kind == "softmax" else None, stats)
 
     def differential(
         self,
@@ -65,15 +66,12 @@ class Chunked:
     ) -> Computed:
         """Two maps, subtracted; normalised by head, or clamped and divided by their sum."""
         if bound.lowered.lam is None:
-            raise TypeError("differential weights without a lambda")
+            raise InternalError("differential weights were lowered without a lambda; please report this")
         lam = by_row(bound, bound.lowered.lam, bound.working_dtype)
         q, k, v = operands
-        output, lse, *stats = Attend.apply(job, q, k, v, None, rows, *tables)  # pyright: ignore
-        found = dict(zip(job.statistics, stats, strict=True))
+        output, lse, found = attend(job, q, k, v, None, rows, tables)
         if weights.renormalize == "clamp":
-            shape = output.shape[1:-1]
-            output = Clamped.apply(job, q, k, v, lse.detach(), lam.expand(shape), *tables)  # pyright: ignore
-            return Computed(output, lse, found)
+            return Computed(clamped(job, q, k, v, lse.detach(), lam.expand(output.shape[1:-1]), tables), lse, found)
         output = output[0] - lam.unsqueeze(-1) * output[1]
         if weights.lambda_init is not None:
             mean = output.square().mean(-1, keepdim=True) + weights.eps

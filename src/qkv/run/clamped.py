@@ -7,7 +7,8 @@ both maps; the backward is a third. Like every pass here it holds one block of s
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -17,6 +18,11 @@ from .recompute import Rules, add_keys, add_rows, through_terms
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def clamped(job: Job, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, lam: Tensor, tables: tuple[Tensor, ...]) -> Tensor:
+    """The output of the clamped form, from the lse of both maps; no gradient flows through ``lse``."""
+    return cast("Tensor", _apply(job, q, k, v, lse, lam, *tables))
 
 
 class Clamped(torch.autograd.Function):
@@ -53,7 +59,8 @@ class Clamped(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Any:
+    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - torch names no arguments
+        grad: Tensor = grads[0]
         job: Job = ctx.job
         q, k, v, lse, lam, output, total, *tables = ctx.saved_tensors
         needed = ctx.needs_input_grad[1:]
@@ -156,3 +163,6 @@ def _rows_backward(
             add_keys(job, wide[2], (weights.transpose(-1, -2) @ grad).unsqueeze(0), block)
     if wide[0] is not None:
         add_rows(job, wide[0], d_query * job.bound.frame.scale, ranges)
+
+
+_apply: Callable[..., Any] = Clamped.apply  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]

@@ -70,6 +70,6 @@ def is_transformed(tensor: Tensor) -> bool:
     """
     import torch
 
-    if torch.autograd.forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage]
+    if torch.autograd.forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
         return True
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue, reportUnknownVariableType]

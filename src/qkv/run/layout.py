@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from ..coords.pattern import TensorPattern
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class Layout:
         if self.plain:
             return tensor
         for axis, sizes in self.splits:
-            tensor = tensor.unflatten(axis, sizes) if sizes else tensor.squeeze(axis)
+            tensor = torch.unflatten(tensor, axis, sizes) if sizes else tensor.squeeze(axis)
         return tensor.permute(self.order)
 
 

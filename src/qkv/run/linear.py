@@ -130,7 +130,7 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, *, normalize:
     """Chunks of ``CHUNK`` positions ``[..., position, feature]``: products inside a chunk, and the state of the chunks
     before.
     """
-    lead = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2])
+    lead = q.shape[:-2]
     state = q.new_zeros(*lead, k.shape[-1], v.shape[-1])
     total = q.new_zeros(*lead, k.shape[-1], 1)
     outputs: list[Tensor] = []

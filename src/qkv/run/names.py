@@ -34,6 +34,11 @@ def pattern_of(q: Any, k: Any, v: Any) -> str:
     return ", ".join(" ".join(names) for names in (query, key, value)) + " -> " + " ".join(output)
 
 
+def any_named(q: object, k: object, v: object) -> bool:
+    """Whether one of the three is Named; then all must be."""
+    return isinstance(q, Named) or isinstance(k, Named) or isinstance(v, Named)
+
+
 def _all_named(q: Any, k: Any, v: Any) -> tuple[Named, Named, Named]:
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if not isinstance(tensor, Named):

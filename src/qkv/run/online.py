@@ -7,9 +7,9 @@ sums. This module knows one block at a time: its product, its mask, its terms an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 
@@ -158,6 +158,14 @@ class Sums:
     sink: Tensor | None = None
 
 
+def attend(
+    job: Job, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, rows: Tensor | None, tables: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Output, lse (the row's sum where there is no lse) and the wanted statistics, in canonical layout."""
+    found = cast("tuple[Tensor, ...]", _apply(job, q, k, v, sink, rows, *tables))
+    return found[0], found[1], dict(zip(job.statistics, found[2:], strict=True))
+
+
 class Attend(torch.autograd.Function):
     """Forward and backward of one attention, block by block."""
 
@@ -194,12 +202,12 @@ class Attend(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None, *_: Any) -> Any:
+    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - torch names no arguments
         from .recompute import gradients
 
         q, k, v, sink, rows, output, lse, buckets, *tables = ctx.saved_tensors
-        if grad is None:
-            grad = torch.zeros_like(output)
+        grad: Tensor = torch.zeros_like(output) if grads[0] is None else grads[0]
+        grad_lse: Tensor | None = grads[1]
         found = gradients(
             ctx.job, q, k, v, sink, rows, output, lse, buckets, tables, grad, grad_lse, ctx.needs_input_grad[1:]
         )
@@ -340,3 +348,6 @@ def _statistic(name: str, sums: Sums, lse: Tensor) -> Tensor:
 def _key_mass(sums: Sums) -> Tensor:
     """The sum over keys alone, without the sink."""
     return sums.total if sums.sink is None else sums.total - torch.exp(sums.sink - sums.largest)
+
+
+_apply: Callable[..., Any] = Attend.apply  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]

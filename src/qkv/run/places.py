@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -174,16 +174,22 @@ def resolve(
     return places
 
 
-def _place(name: str, value: Any, names: tuple[str, ...], sizes: Mapping[str, int], device: torch.device) -> Place:
-    """One entry of ``positions=``, checked."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return Place(offset=value)
-    tensor, pattern = value if isinstance(value, tuple) and len(value) == 2 else (value, name)
-    if not hasattr(tensor, "requires_grad"):
+def _tensor_and_pattern(name: str, value: object) -> tuple[Tensor, str]:
+    """A position tensor and the pattern of its axes, which is the coordinate alone when none is given."""
+    parts = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (value, name)
+    if len(parts) != 2 or not hasattr(parts[0], "requires_grad") or not isinstance(parts[1], str):
         raise PositionError(
             f'positions["{name}"] is {value!r}.\n'
             f'  Give the first position, a tensor with one for each element, or (tensor, "b {name}").'
         )
+    return cast("Tensor", parts[0]), parts[1]
+
+
+def _place(name: str, value: Any, names: tuple[str, ...], sizes: Mapping[str, int], device: torch.device) -> Place:
+    """One entry of ``positions=``, checked."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return Place(offset=value)
+    tensor, pattern = _tensor_and_pattern(name, value)
     if tensor.dtype.is_floating_point or tensor.dtype.is_complex or str(tensor.dtype) == "torch.bool":
         raise DtypeError(f'positions["{name}"] are {tensor.dtype}.\n  Positions are whole numbers: tensor.long().')
     if tensor.device != device:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -181,10 +181,9 @@ def _scatter(target: Tensor, lookup: Lookup, contribution: Tensor, env: Environm
         return
     table = job.tables[lookup.table]
     indices = [evaluate(index, env).clamp(0, size - 1) for index, size in zip(lookup.indices, table.shape, strict=True)]
-    shape = torch.broadcast_shapes(*(i.shape for i in indices))
-    target.index_put_(
-        tuple(i.expand(shape) for i in indices), contribution.sum_to_size(shape).to(target.dtype), accumulate=True
-    )
+    spread = cast("tuple[Tensor, ...]", torch.broadcast_tensors(*indices))  # pyright: ignore[reportUnknownMemberType]
+    summed = contribution.sum_to_size(spread[0].shape)
+    target.index_put_(spread, summed.to(target.dtype), accumulate=True)
 
 
 def add_keys(job: Job, whole: Tensor, part: Tensor, block: Range) -> None:

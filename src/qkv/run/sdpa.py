@@ -7,7 +7,8 @@ kernel, which holds every score. All of that is refused here, with the reason.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 from ..plan import Capability, Cost, Request
 from ..plan.cost import dense_flops, price, tensor_bytes
@@ -64,12 +65,12 @@ def _kernel(request: Request) -> str | None:
     """Asks torch itself which kernel such tensors would take."""
     if _form(request) is not None or _mask(request) is not None:
         return None
-    q, k, v = _like(request)
     import torch
 
-    choice = torch._fused_sdp_choice(
-        q, k, v, None, 0.0, request.lowered.keep is not None, scale=1.0, enable_gqa=q.shape[1] != k.shape[1]
-    )  # pyright: ignore
+    q, k, v = _like(request)
+    grouped = q.shape[1] != k.shape[1]
+    ask = cast("Callable[..., int]", torch._fused_sdp_choice)  # pyright: ignore - torch has no public question for this
+    choice = ask(q, k, v, None, 0.0, request.lowered.keep is not None, scale=1.0, enable_gqa=grouped)
     return "torch would take its math kernel for these tensors" if int(choice) == MATH else None
 
 
@@ -135,7 +136,7 @@ class Sdpa:
         )
         if grouped:
             heads = bound.k.shape[shared - 1]
-            out = out.unflatten(1, (heads, out.shape[1] // heads)).transpose(-2, -3)
+            out = torch.unflatten(out, 1, (heads, out.shape[1] // heads)).transpose(-2, -3)
         sizes = (*batch, *(bound.k.shape[shared - 1 : shared]), *out.shape[2:]) if shared else out.shape[2:]
         return Computed(out.reshape(sizes))
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from .. import limits
 from ..coords.pattern import Pattern, parse
@@ -121,7 +121,7 @@ class Spec:
 
     def lowered(self, counts: Mapping[str, int]) -> Lowered:
         """The parts as graphs, for ``counts[rest]`` coordinates in each rest."""
-        known: dict[tuple[tuple[str, int], ...], Lowered] = self._lowered  # type: ignore[attr-defined]
+        known = cast("dict[tuple[tuple[str, int], ...], Lowered]", self.__dict__["_lowered"])
         key = tuple(sorted(counts.items()))
         if key not in known:
             known[key] = lower(self, self.parsed.expand(counts) if counts else self.parsed)

@@ -27,6 +27,11 @@ class Kind(enum.IntEnum):
     INT = 1
     FLOAT = 2
 
+    @property
+    def words(self) -> str:
+        """How messages call a value of the kind."""
+        return ("a truth value", "a whole number", "a float")[self]
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:

@@ -204,7 +204,7 @@ class Symbol:
 
     def __index__(self) -> int:
         return self._refuse(
-            "an index into a list or a numpy array, or range()",
+            "an index into a list, or range()",
             "Index a torch tensor: table = torch.tensor(values); table[i - j].",
         )
 
@@ -281,7 +281,7 @@ def lookup(table: Any, index: Any) -> Symbol:
     for node in nodes:
         if node.kind is not Kind.INT:
             raise TraceError(
-                f"`{describe(node)}` indexes a tensor, and is a {node.kind.name.lower()} value.\n"
+                f"`{describe(node)}` indexes a tensor, and is {node.kind.words}.\n"
                 "  An index must be a whole number: torch.floor(x), or // instead of /."
             )
     return Symbol(look_up(Captured(table), nodes))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import QkvError, TraceError
-from .expr import Constant, Kind, Lookup, Node, Position, Score, walk
+from .expr import Kind, Node, Position, Score, reads_score
 from .functions import torch_call
 from .symbol import Symbol, node_of
 
@@ -69,7 +69,7 @@ def trace(function: Callable[..., Any], arguments: Sequence[Node], expected: Kin
             raise TraceError(
                 f"{name_of(function)} failed while it was recorded: {type(error).__name__}: {error}\n"
                 "  Its parameters are symbols; use arithmetic, comparisons, & | ~, torch's pointwise functions, and "
-                "tensors indexed by coordinates."
+                "torch tensors (no lists, no numpy arrays) indexed by coordinates."
             ) from error
     return _checked(function, result, expected)
 
@@ -94,7 +94,7 @@ def _checked(function: Callable[..., Any], result: Any, expected: Kind) -> Node:
     node = node_of(result)
     if expected is Kind.BOOL and node.kind is not Kind.BOOL:
         raise TraceError(
-            f"{name_of(function)} returns a {node.kind.name.lower()} value, and keep needs a truth value.\n"
+            f"{name_of(function)} returns {node.kind.words}, and keep needs a truth value.\n"
             "  Compare: i - j < 8. True means that the key is kept."
         )
     if expected is Kind.FLOAT and node.kind is Kind.BOOL:
@@ -102,11 +102,7 @@ def _checked(function: Callable[..., Any], result: Any, expected: Kind) -> Node:
             f"{name_of(function)} returns a truth value, and score needs a number.\n"
             "  To drop keys give the function as keep=qkv.keep(...)."
         )
-    if (
-        expected is Kind.FLOAT
-        and isinstance(node, Constant | Lookup)
-        and not any(isinstance(n, Score) for n in walk(node))
-    ):
+    if expected is Kind.FLOAT and not reads_score(node):
         raise TraceError(
             f"{name_of(function)} does not use the score it is given.\n"
             "  Its first parameter is called `score`: lambda score, h, i, j: score - slope[h] * (i - j)."

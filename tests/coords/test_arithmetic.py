@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from qkv.coords.named import Named, where
-from qkv.errors import CoordinateError, DeviceError, DtypeError, ShapeError, SizeMismatch
+from qkv.errors import CoordinateError, DeviceError, DtypeError, LimitError, ShapeError, SizeMismatch
 
 FLOAT = [operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv, operator.mod, operator.pow]
 COMPARE = [operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne]
@@ -124,6 +124,18 @@ def test_gradients_are_summed_over_what_an_operand_lacks():
     assert torch.allclose(y.tensor.grad, x.tensor.sum().expand(5))
 
 
+def test_a_subclass_on_the_right_keeps_the_order_of_the_operands():
+    class Special(Named):
+        def __rsub__(self, other):
+            return super().__rsub__(other)
+
+    left, right = Named(torch.rand(2, 3), "b i"), Special(torch.rand(5), "j")
+    result = left - right
+    assert type(result) is Special
+    assert result.names == ("b", "i", "j")
+    assert torch.equal(result.tensor, left.tensor[:, :, None] - right.tensor)
+
+
 def test_sizes_that_disagree(message):
     left, right = Named(torch.zeros(2, 128), "b j"), Named(torch.zeros(127, 2), "j b")
     assert message(SizeMismatch, lambda: left + right) == [
@@ -174,6 +186,14 @@ def test_other_things_are_left_to_python():
     assert (x != "a") is True
     assert x in [x]
     assert len({x, Named(x.tensor, "b")}) == 2, "hashed by what it is"
+
+
+def test_results_have_a_limit_of_axes_too(message):
+    left, right = (Named(torch.zeros([1] * 20), [f"{letter}{n}" for n in range(20)]) for letter in "ab")
+    assert message(LimitError, lambda: left + right) == [
+        '"+" meets 40 coordinates, and at most 32 are carried.',
+        "  Reduce some, or rename those that are meant to be the same.",
+    ]
 
 
 def test_devices(message):

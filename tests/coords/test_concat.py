@@ -67,7 +67,8 @@ def test_nothing_to_join(message):
     lines = message(CoordinateError, lambda: concat(named("b past extra"), named("b new"), axis="j"))
     assert lines[0] == 'operand 1 of concat has no coordinate "j", and "past" and "extra" stand only there.'
     assert lines[-1] == "  Rename the coordinate that is joined: x.rename(old='j')"
-    message(CoordinateError, lambda: concat(named("b past"), axis="j"))
+    for alone in ("b past", "past"):
+        message(CoordinateError, lambda alone=alone: concat(named(alone), axis="j"))
 
 
 def test_sizes_that_disagree(message):

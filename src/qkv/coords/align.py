@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from qkv import limits
 from qkv.coords.names import constant_in_compile
 from qkv.coords.text import sized
-from qkv.errors import DeviceError, SizeMismatch
+from qkv.errors import DeviceError, LimitError, SizeMismatch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,6 +73,11 @@ def disagree(operands: Sequence[Labelled], labels: Sequence[str], name: str, ope
 
 
 def _check(operands: Sequence[Labelled], labels: Sequence[str], operation: str, plan: _Plan) -> None:
+    if len(plan[0]) > limits.AXES_PER_TENSOR:
+        raise LimitError(
+            f"{operation} meets {len(plan[0])} coordinates, and at most {limits.AXES_PER_TENSOR} are carried.\n"
+            "  Reduce some, or rename those that are meant to be the same."
+        )
     shapes = [operand.tensor.shape for operand in operands]
     for name, places in plan[2]:
         first, axis = places[0]

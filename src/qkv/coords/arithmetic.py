@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from qkv.coords.align import align
 from qkv.coords.labelled import Labelled
-from qkv.errors import CoordinateError
+from qkv.errors import CoordinateError, ShapeError
 
 if TYPE_CHECKING:
     from typing import Self, TypeGuard
@@ -230,8 +230,6 @@ class Arithmetic(Labelled):
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Any pointwise function of a tensor, such as ``torch.erfinv``; ShapeError when it changes the shape."""
-        from qkv.errors import ShapeError
-
         result = function(self.tensor)
         if result.shape != self.tensor.shape:
             raise ShapeError(

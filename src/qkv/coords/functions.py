@@ -29,10 +29,9 @@ def _named(x: Named, operation: str) -> Named:
     )
 
 
-def _given(names: object, operation: str) -> tuple[str, ...]:
-    # The elements of a tuple are checked where the names are picked.
-    given: tuple[str, ...] = (names,) if isinstance(names, str) else names if isinstance(names, tuple) else ()
-    if not "".join(map(str, given)).strip():
+def _given(names: Names, operation: str) -> tuple[str, ...]:
+    given = (names,) if isinstance(names, str) else names
+    if type(given) is not tuple or not "".join(map(str, given)).strip():
         raise CoordinateError(
             f"{operation} is given {names!r:.80} where coordinates are expected.\n"
             f'  Coordinates come first, the tensor second: qkv.{operation}("j", x)'

@@ -20,8 +20,11 @@ from ..terms.interval import Block, bounds
 if TYPE_CHECKING:
     from .bind import Bound
 
-BLOCK_SCORES = 1 << 20
-"""Scores in one block: a few temporaries of this size stay within a last-level cache."""
+BLOCK_SCORES = 1 << 18
+"""Scores in one block on a CPU: a few temporaries of this size stay within the cores' own caches."""
+
+DEVICE_BLOCK_SCORES = 1 << 23
+"""Scores in one block on other devices, where a call must be large to be worth its start."""
 
 LEAST_KEYS = 512
 LEAST_ROWS = 64
@@ -67,8 +70,8 @@ class Blocking:
 
 
 def cut(bound: Bound) -> Blocking:
-    """The blocks of a call, each of about ``BLOCK_SCORES`` scores at most."""
-    scores = BLOCK_SCORES
+    """The blocks of a call, each of about ``BLOCK_SCORES`` scores at most (``DEVICE_BLOCK_SCORES`` off the CPU)."""
+    scores = BLOCK_SCORES if bound.frame.device.type == "cpu" else DEVICE_BLOCK_SCORES
     sizes, lowered = bound.frame.sizes, bound.lowered
     query = max(lowered.query_order, key=lambda n: sizes[n], default=None)
     if lowered.roles.query_candidates and len(lowered.roles.query_candidates) == 1:

@@ -21,7 +21,8 @@ ALL_WEIGHTS = frozenset({"Softmax", "Sigmoid", "Differential", "Linear"})
 class Capability:
     """What a strategy runs. ``None`` for a set means that everything is run.
 
-    ``leaks_dropped`` says that a dropped key that holds NaN would reach the output, so that masks need finite k and v.
+    ``leaks_dropped`` says that a dropped key that holds NaN would reach the output, so that masks need finite k and v;
+    ``exact`` that it computes in float64 whatever the tensors' type.
     """
 
     dtypes: frozenset[str] = ALL_DTYPES
@@ -38,6 +39,7 @@ class Capability:
     transforms: bool = False
     deterministic: bool = True
     leaks_dropped: bool = False
+    exact: bool = False
     also: tuple[Callable[[Request], str | None], ...] = field(default=())
 
 

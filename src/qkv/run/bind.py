@@ -19,6 +19,7 @@ from ..terms.expr import Captured, Lookup
 from ..terms.interval import Block, RangeTable, stays_inside
 from ..terms.scope import Claim
 from ..terms.weights import Differential, Linear
+from . import finite
 from .layout import Layout, Return, flatten_last
 from .places import Places, resolve
 
@@ -216,16 +217,22 @@ def bind(
     want: frozenset[str],
     dropout: float,
     seed: int,
+    exact: bool = False,
 ) -> Bound:
-    """The call in canonical layout, rotated and projected. ``made`` must be the frame of these tensors' signature."""
+    """The call in canonical layout, rotated and projected. ``made`` must be the frame of these tensors' signature.
+
+    Rotations, feature maps and projections are computed, and kept, in float32 (float64 for float64 tensors and where
+    ``exact`` asks for it): rounded to 16 bits they would move a score by more than the rest of the computation does.
+    """
     lowered, sizes = made.lowered, made.sizes
+    precision = _precision(made, exact)
     places = Places(made.axes, sizes, resolve(lowered, sizes, positions, align, made.device), made.device)
     halves = isinstance(made.spec.weights, Differential) and lowered.branch is None
-    queries = _prepared(made, made.query.canonical(q), places, 0, halves)
-    keys = _prepared(made, made.key.canonical(k), places, 1, halves)
+    queries = _prepared(made, made.query.canonical(q), places, 0, halves, precision)
+    keys = _prepared(made, made.key.canonical(k), places, 1, halves, precision)
     values = flatten_last(made.value.canonical(v), len(lowered.value_features))
     ranges: dict[Captured, RangeTable | None] = {}
-    tables = _tables(made, queries)
+    tables = _tables(made, queries, precision, safe=exact)
     return Bound(
         made,
         queries,
@@ -241,9 +248,17 @@ def bind(
     )
 
 
-def _prepared(made: Frame, x: Tensor, places: Places, side: int, halves: bool) -> Tensor:
+def _precision(made: Frame, exact: bool) -> torch.dtype:
+    import torch
+
+    return torch.float64 if exact or made.dtype == torch.float64 else torch.float32
+
+
+def _prepared(made: Frame, x: Tensor, places: Places, side: int, halves: bool, precision: torch.dtype) -> Tensor:
     """Queries (side 0) or keys (side 1) with the branch in front, rotated, mapped, features flattened."""
     lowered = made.lowered
+    if made.spec.position is not None or isinstance(made.spec.weights, Linear):
+        x = x.to(precision)
     if halves:
         x = x.reshape(*x.shape[:-1], 2, x.shape[-1] // 2).movedim(-2, 0)
     count = len(lowered.features) - (1 if lowered.branch else 0)
@@ -258,8 +273,12 @@ def _prepared(made: Frame, x: Tensor, places: Places, side: int, halves: bool) -
     return made.spec.weights.map(x) if isinstance(made.spec.weights, Linear) else x
 
 
-def _tables(made: Frame, queries: Tensor) -> dict[Captured, Tensor]:
-    """The tensors that lookups read: captured ones, on the call's device, and queries multiplied with a table."""
+def _tables(made: Frame, queries: Tensor, precision: torch.dtype, *, safe: bool) -> dict[Captured, Tensor]:
+    """The tensors that lookups read: captured ones, on the call's device, and queries multiplied with a table.
+
+    A query that holds NaN must not reach the table's gradient, so its products are made apart: always where ``safe``
+    asks for it (values cannot be asked for under a transform), else where one was seen.
+    """
     tables = {c: c.tensor.to(made.device) if c.movable else c.tensor for c in made.lowered.captured}
     for projection in made.lowered.projections:
         table = projection.tensor
@@ -269,11 +288,9 @@ def _tables(made: Frame, queries: Tensor) -> dict[Captured, Tensor]:
                 f"{queries.shape[-1]}.\n  Give a table of shape [{table.shape[0]}, {queries.shape[-1]}].",
                 coordinate=made.lowered.features[-1],
             )
-        tables[projection] = (
-            made.scale
-            * (queries.to(table.dtype) if table.dtype.itemsize > queries.dtype.itemsize else queries)
-            @ table.to(queries.dtype if queries.dtype.itemsize >= table.dtype.itemsize else table.dtype).transpose(0, 1)
-        )
+        scaled, vectors = made.scale * queries.to(precision), table.to(precision)
+        apart = safe or not finite.is_finite(scaled, vectors)
+        tables[projection] = finite.scores(scaled, vectors) if apart else scaled @ vectors.transpose(0, 1)
     if made.lowered.row_table is not None:
         rows = made.lowered.row_table[0]
         size = math.prod(made.sizes[n] for n in made.lowered.value_features)

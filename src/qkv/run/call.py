@@ -254,6 +254,7 @@ def _ready(spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, An
         want=want,
         dropout=share,
         seed=chosen,
+        exact=find(plan.strategy).capability.exact,
     )
     return prepared, plan, bound
 

@@ -146,16 +146,22 @@ def product(job: Job, weights: Tensor, values: Tensor, keep: Tensor | None) -> T
 
 @dataclass(slots=True)
 class Sums:
-    """The running sums of one block of rows."""
+    """The running sums of one block of rows.
+
+    ``total`` includes the sink. ``alive`` says whether a key was kept. ``mass`` and ``moment`` are the sums of w and of
+    w (score - largest) over the keys, for the entropy: relative to the largest score, so that large scores cancel
+    before they are summed.
+    """
 
     largest: Tensor
     total: Tensor
     output: Tensor
     buckets: Tensor | None
+    alive: Tensor
     best: Tensor
     first: Tensor
+    mass: Tensor
     moment: Tensor
-    sink: Tensor | None = None
 
 
 def attend(
@@ -192,7 +198,7 @@ class Attend(torch.autograd.Function):
                 for whole, part in ((output, parts[0]), (lse, parts[1])):
                     _place(job, whole, part, ranges, names)
                 for name, whole in stats.items():
-                    _place(job, whole, _statistic(name, sums, parts[1]), ranges, names)
+                    _place(job, whole, _statistic(name, sums), ranges, names)
                 if buckets is not None and parts[2] is not None:
                     _place(job, buckets, parts[2], ranges, names)
         ctx.job, ctx.has_sink = job, sink is not None
@@ -241,10 +247,11 @@ def accumulate(
         total,
         query.new_zeros(*shape, v.shape[-1]),
         buckets,
+        torch.zeros_like(total, dtype=torch.bool),
         query.new_full((*shape, 1), -math.inf),
         first,
-        query.new_zeros(*shape, 1),
-        None if sink is None else start,
+        torch.zeros_like(total),
+        torch.zeros_like(total),
     )
     for key_range, partial in job.blocking.key_ranges(number):
         block = {**ranges, **key_range}
@@ -260,16 +267,17 @@ def fold(job: Job, sums: Sums, made: Piece, values: Tensor, block: Range) -> Non
     if job.statistics:
         _observe(job, sums, made, block)
     if job.kind == "softmax":
-        largest = torch.maximum(sums.largest, made.scores.amax(-1, keepdim=True))
-        level = torch.where(largest == -math.inf, 0.0, largest)
+        top = made.scores.amax(-1, keepdim=True)
+        sums.alive |= top != -math.inf
+        largest = torch.maximum(sums.largest, top)
+        level = _level(largest)
         weights = torch.exp(made.scores - level)
         shrink = torch.exp(sums.largest - level)
+        if "entropy" in job.statistics:
+            _spread(sums, made, weights, shrink, level)
         sums.largest = largest
         sums.total = sums.total * shrink + weights.sum(-1, keepdim=True)
         sums.output *= shrink
-        if "entropy" in job.statistics:
-            products = weights * torch.where(made.scores == -math.inf, 0.0, made.scores)
-            sums.moment = sums.moment * shrink + products.sum(-1, keepdim=True)
         if sums.buckets is not None:
             sums.buckets *= shrink
     else:
@@ -280,6 +288,19 @@ def fold(job: Job, sums: Sums, made: Piece, values: Tensor, block: Range) -> Non
     sums.output += product(job, weights, values, made.keep)
     if sums.buckets is not None and job.bound.lowered.row_table is not None:
         sums.buckets.scatter_add_(-1, row_index(job, made, block, weights.shape), weights)
+
+
+def _level(largest: Tensor) -> Tensor:
+    """What exponents are relative to: the largest score so far, 0 where there is none."""
+    return torch.where(largest == -math.inf, 0.0, largest)
+
+
+def _spread(sums: Sums, made: Piece, weights: Tensor, shrink: Tensor, level: Tensor) -> None:
+    """Adds one block to the entropy's sums, which move to the new level."""
+    lower = torch.where(made.scores == -math.inf, 0.0, made.scores - level)
+    moved = sums.moment + sums.mass * (_level(sums.largest) - level)
+    sums.moment = moved * shrink + (weights * lower).sum(-1, keepdim=True)
+    sums.mass = sums.mass * shrink + weights.sum(-1, keepdim=True)
 
 
 def _plain_weights(job: Job, made: Piece) -> Tensor:
@@ -303,10 +324,6 @@ def row_index(job: Job, made: Piece, block: Range, shape: torch.Size) -> Tensor:
 def _observe(job: Job, sums: Sums, made: Piece, block: Range) -> None:
     """Keeps the largest score and where it stood; the first one at a tie."""
     best, where = made.scores.max(-1, keepdim=True)
-    better = best > sums.best
-    sums.best = torch.where(better, best, sums.best)
-    if "argmax" not in job.statistics:
-        return
     sizes, keys = job.sizes(block)[job.rows :], job.bound.lowered.key
     flat = torch.zeros_like(where)
     stride, rest = 1, where
@@ -314,40 +331,35 @@ def _observe(job: Job, sums: Sums, made: Piece, block: Range) -> None:
         flat = flat + (rest % size + (block[name][0] if name in block else 0)) * stride
         rest = rest // size
         stride *= job.bound.frame.sizes[name]
+    # with several key coordinates a later block may hold a key that comes first in their order
+    tied = (best == sums.best) & (flat < sums.first)
+    better = (best > sums.best) | tied | (best.isnan() & ~sums.best.isnan())
+    sums.best = torch.where(better, best, sums.best)
     sums.first = torch.where(better, flat, sums.first)
 
 
 def finish(job: Job, sums: Sums, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Output, lse and normalised buckets of one block of rows, from its sums."""
     divide = job.kind == "softmax" or (job.kind == "plain" and job.normalize)
-    dead = sums.total == 0
-    safe = torch.where(dead, 1.0, sums.total) if divide else torch.ones_like(sums.total)
+    safe = torch.where(sums.total == 0, 1.0, sums.total) if divide else torch.ones_like(sums.total)
     output, buckets = sums.output / safe, sums.buckets
     if buckets is not None and rows is not None:
         buckets = buckets / safe
         output = output + buckets @ rows.to(buckets.dtype)
     if job.kind != "softmax":
         return output, sums.total.squeeze(-1), buckets
-    lse = torch.where(dead, -math.inf, torch.log(safe) + torch.where(sums.largest == -math.inf, 0.0, sums.largest))
+    lse = torch.where(sums.alive, torch.log(safe) + _level(sums.largest), -math.inf)
     return output, lse.squeeze(-1), buckets
 
 
-def _statistic(name: str, sums: Sums, lse: Tensor) -> Tensor:
+def _statistic(name: str, sums: Sums) -> Tensor:
     """One statistic of a block of rows."""
     if name == "max_logit":
         return sums.best.squeeze(-1)
     if name == "argmax":
         return sums.first.squeeze(-1)
-    dead = lse == -math.inf
-    level = torch.where(sums.largest == -math.inf, 0.0, sums.largest).squeeze(-1)
-    scale = torch.where(dead, 0.0, torch.exp(level - torch.where(dead, 0.0, lse)))
-    mass = _key_mass(sums).squeeze(-1) * scale
-    return torch.where(dead, 0.0, mass * torch.where(dead, 0.0, lse) - sums.moment.squeeze(-1) * scale)
-
-
-def _key_mass(sums: Sums) -> Tensor:
-    """The sum over keys alone, without the sink."""
-    return sums.total if sums.sink is None else sums.total - torch.exp(sums.sink - sums.largest)
+    total = torch.where(sums.alive, sums.total, 1.0)
+    return ((sums.mass * torch.log(total) - sums.moment) / total).squeeze(-1)
 
 
 _apply: Callable[..., Any] = Attend.apply  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]

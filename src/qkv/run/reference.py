@@ -28,7 +28,7 @@ class Reference:
 
     name = "reference"
     capability = Capability(
-        want=frozenset({"lse", "max_logit", "entropy", "argmax", "weights"}), second_backward=True, transforms=True
+        want=frozenset({"lse", "max_logit", "entropy", "argmax", "weights"}), second_backward=True, transforms=True, exact=True
     )
 
     def cost(self, request: Request) -> Cost:
@@ -52,7 +52,7 @@ class Reference:
         scores = changed(bound, raw, keep, {})
         lead = scores.dim() - len(sizes)
         scores = scores.flatten(lead + rows)
-        mask = torch.ones((), dtype=torch.bool) if keep is None else keep.broadcast_to(sizes).flatten(rows)
+        mask = torch.ones((), dtype=torch.bool, device=scores.device) if keep is None else keep.broadcast_to(sizes).flatten(rows)
         if keep is not None:
             empty = 0.0 if isinstance(bound.spec.weights, Linear) else -math.inf
             scores = torch.where(mask, scores, empty)
@@ -96,7 +96,7 @@ class Reference:
         import torch
 
         shared = len(bound.lowered.shared)
-        flat = weights.reshape(*weights.shape[:shared], -1, weights.shape[-1])
+        flat = weights.flatten(shared, -2) if rows > shared else weights.unsqueeze(-2)
         keep = None if mask is None else mask.reshape(flat.shape)
         output = finite.weighted(flat, v, keep).reshape(*weights.shape[:rows], v.shape[-1])
         if bound.lowered.row_table is not None:
@@ -118,12 +118,11 @@ class Reference:
             stats["weights"] = weights.reshape(sizes)
         if not want & {"max_logit", "entropy", "argmax"}:
             return stats
-        largest = scores.amax(-1) if scores.shape[-1] else torch.full(scores.shape[:-1], -math.inf, dtype=scores.dtype)
+        largest = scores.amax(-1) if scores.shape[-1] else scores.new_full(scores.shape[:-1], -math.inf)
         if "max_logit" in want:
             stats["max_logit"] = largest
         if "argmax" in want:
-            first = scores.argmax(-1) if scores.shape[-1] else torch.zeros(scores.shape[:-1], dtype=torch.int64)
-            stats["argmax"] = torch.where(largest == -math.inf, -1, first)
+            stats["argmax"] = torch.where(largest == -math.inf, -1, scores.argmax(-1) if scores.shape[-1] else -1)
         if "entropy" in want and lse is not None:
             logs = torch.where(scores == -math.inf, 0.0, scores - torch.where(lse == -math.inf, 0.0, lse).unsqueeze(-1))
             shares = torch.where(scores == -math.inf, 0.0, torch.exp(logs))
@@ -133,21 +132,21 @@ class Reference:
 
 def softmax(scores: Tensor, sink: Tensor | None) -> tuple[Tensor, Tensor]:
     """Weights and lse over the last axis; a row of -inf alone gives weights of exactly 0, an lse of -inf and no
-    gradient.
+    gradient, with a sink or without.
 
     ``sink`` is one more score for each row (last axis 1) that takes weight and carries no value.
     """
     import torch
 
-    every = scores if sink is None else torch.cat([scores, sink], dim=-1)
-    if every.shape[-1] == 0:
+    if scores.shape[-1] == 0:
         return scores, torch.full(scores.shape[:-1], -math.inf, dtype=scores.dtype, device=scores.device)
+    every = scores if sink is None else torch.cat([scores, sink], dim=-1)
+    dead = scores.detach().amax(-1, keepdim=True) == -math.inf
     largest = every.detach().amax(-1, keepdim=True)
     largest = torch.where(largest == -math.inf, 0.0, largest)
     powers = torch.exp(every - largest)
     total = powers.sum(-1, keepdim=True)
-    dead = total == 0
-    safe = torch.where(dead, 1.0, total)
+    safe = torch.where(total == 0, 1.0, total)
     lse = torch.where(dead, -math.inf, torch.log(safe) + largest).squeeze(-1)
     return (powers / safe)[..., : scores.shape[-1]], lse
 

@@ -121,11 +121,12 @@ class Sdpa:
 
         lowered = bound.lowered
         grouped = len(lowered.query_order) == 2
-        q = bound.q.transpose(-2, -3) if grouped else bound.q  # [shared..., group, query, feature]
+        dtype = bound.frame.dtype  # rotated features are wider
+        q = (bound.q.transpose(-2, -3) if grouped else bound.q).to(dtype)  # [shared..., group, query, feature]
         shared = len(lowered.shared)
         batch = q.shape[: max(0, shared - 1)]
         q = _four(q, shared, grouped)
-        k, v = _four(bound.k, shared, False), _four(bound.v, shared, False)
+        k, v = _four(bound.k.to(dtype), shared, False), _four(bound.v, shared, False)
         out = torch.nn.functional.scaled_dot_product_attention(
             q,
             k,

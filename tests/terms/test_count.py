@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkv.errors import CoordinateError, SpecError
-from qkv.terms.count import count
+from qkv.terms.count import count, count_cells
 from qkv.terms.expr import Captured, Constant, Index, Kind, Lookup, Node, Position, Size, apply
 from qkv.terms.symbol import where
 from qkv.terms.trace import trace_named
 from qkv.terms.values import Environment, evaluate
+from tests.terms.graphs import environment, truths
 
 PADDED = torch.rand(3, 700, generator=torch.Generator().manual_seed(0)) > 0.3
 DOCUMENTS = torch.arange(700) // 37
@@ -174,3 +175,28 @@ def test_random_bands(num_queries: int, num_keys: int, offset: int, width: int, 
     ):
         found = count(node, query="i", key="j", num_queries=num_queries, num_keys=num_keys, offset=offset)
         assert found == slowly(node, num_queries, num_keys, offset)
+
+
+@given(truths(), st.integers(1, 70), st.integers(1, 70), st.integers(-5, 5))
+@settings(max_examples=60)
+def test_random_graphs(node: Node, num_queries: int, num_keys: int, offset: int) -> None:
+    """In one piece and by cells; splitting begins at 64."""
+    expected = slowly(node, num_queries, num_keys, offset)
+    arguments = {"query": "i", "key": "j", "num_queries": num_queries, "num_keys": num_keys, "offset": offset}
+    assert count(node, **arguments) == expected
+    cells = count_cells(node, **arguments, cell=(7, 3))
+    assert cells.shape == (-(-num_queries // 7), -(-num_keys // 3))
+    assert cells.sum() == expected
+    assert cells[-1, -1] == slowly_between(
+        node, num_queries, num_keys, offset, (cells.shape[0] - 1) * 7, (cells.shape[1] - 1) * 3
+    )
+
+
+def slowly_between(node: Node, num_queries: int, num_keys: int, offset: int, first_q: int, first_k: int) -> int:
+    env = environment(first_q + offset, num_queries - 1 + offset, first_k, num_keys - 1)
+    return int(evaluate(node, env).broadcast_to(num_queries - first_q, num_keys - first_k).sum())
+
+
+def test_cells_of_a_mask() -> None:
+    cells = count_cells(graph("causal"), query="i", key="j", num_queries=5, num_keys=6, cell=(2, 3))
+    assert cells.tolist() == [[3, 0], [6, 1], [3, 2]]

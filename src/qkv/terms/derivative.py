@@ -32,7 +32,8 @@ def derivative(node: Node, leaf: Score | Lookup) -> Node:
             done[id(current)] = _chain(current, [done[id(o)] for o in current.operands])
         else:
             done[id(current)] = ZERO
-    return done[id(node)]
+    result = done[id(node)]
+    return result if result.kind is Kind.FLOAT else apply("float", result)
 
 
 def lookups_of(node: Node, table: Captured) -> tuple[Lookup, ...]:

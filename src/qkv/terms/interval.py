@@ -8,6 +8,7 @@ and for values that are NaN. Many blocks are bounded at once: bounds are numpy a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -111,6 +112,8 @@ def stays_inside(node: Node, block: Block) -> frozenset[Lookup]:
 def _bound(node: Node, block: Block, done: dict[int, Interval]) -> Interval:
     match node:
         case Constant(value):
+            if math.isnan(value):
+                return _unknown()
             exact = Interval.of(float(value), float(value))
             return exact if node.kind is not Kind.FLOAT or float(np.float32(value)) == value else _rounded(exact)
         case Position(coordinate):
@@ -249,9 +252,12 @@ def _unary(operation: str, a: Interval) -> Interval:
             function = _FUNCTIONS[operation]
             low, high = function(a.low), function(a.high)
             nan = a.nan | (a.low < 0) if operation in ("log", "sqrt") else a.nan
-            # 1e-5: generous room for the libraries' own rounding; a logarithm near 1 is small, its error is not
-            room = 1e-5 * np.maximum(np.abs(low), np.abs(high)) + 1e-6
-            return Interval(low - np.where(np.isfinite(low), room, 0), high + np.where(np.isfinite(high), room, 0), nan)
+            return Interval(_beside(low, -1.0), _beside(high, 1.0), nan)
+
+
+def _beside(bound: Array, direction: float) -> Array:
+    """Room for the libraries' own rounding; absolute, too, as a logarithm near 1 is small and its error is not."""
+    return np.where(np.isfinite(bound), bound + direction * (1e-5 * np.abs(bound) + 1e-6), bound)
 
 
 def _select(test: Interval, chosen: Interval, other: Interval) -> Interval:

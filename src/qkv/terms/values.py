@@ -38,6 +38,7 @@ class Environment:
     score: Tensor | None = None
     tables: Mapping[Captured, Tensor] = field(default_factory=dict[Captured, "Tensor"])
     inside: frozenset[Lookup] = frozenset()
+    flows: Tensor | None = None
     outside: list[tuple[Lookup, Tensor]] = field(default_factory=list[tuple[Lookup, "Tensor"]])
 
 
@@ -133,14 +134,21 @@ class _Reader:
         if node.kind is Kind.FLOAT and table.dtype != env.dtype:
             table = table.to(env.dtype)
         if not node.indices:
-            return self.cast(node.kind, table)
+            return self.flowing(node.kind, self.cast(node.kind, table))
         indices = [self.read(index, guard) for index in node.indices]
         if node not in env.inside:
             for axis, size in enumerate(table.shape):
                 beyond = (indices[axis] < 0) | (indices[axis] >= size)
                 env.outside.append((node, beyond if guard is None else beyond & guard))
                 indices[axis] = indices[axis].clamp(0, size - 1)
-        return self.cast(node.kind, table[tuple(indices)])
+        return self.flowing(node.kind, self.cast(node.kind, table[tuple(indices)]))
+
+    def flowing(self, kind: Kind, value: Tensor) -> Tensor:
+        """An element of a table, through which gradients flow only from where they may."""
+        import torch
+
+        flows = self.environment.flows
+        return value if flows is None or kind is not Kind.FLOAT else torch.where(flows, value, value.detach())
 
 
 def _whole_division(node: Apply, dividend: Tensor, divisor: Tensor) -> Tensor:
@@ -163,11 +171,14 @@ def _functions() -> dict[str, Callable[..., Tensor]]:
     def floor(x: Tensor) -> Tensor:
         return torch.floor(x).to(torch.int64)
 
+    def divide_down(x: Tensor, y: Tensor) -> Tensor:
+        return torch.div(x, y, rounding_mode="floor")  # floor_divide cannot be derived
+
     def same(x: Tensor) -> Tensor:
         return x
 
     return {
-        "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.true_divide, "floordiv": torch.floor_divide,
+        "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.true_divide, "floordiv": divide_down,
         "mod": torch.remainder, "pow": torch.pow, "neg": torch.neg, "abs": torch.abs, "min": torch.minimum,
         "max": torch.maximum, "lt": torch.lt, "le": torch.le, "eq": torch.eq, "ne": torch.ne, "gt": torch.gt,
         "ge": torch.ge, "xor": torch.logical_xor, "not": torch.logical_not, "exp": torch.exp, "log": torch.log,

@@ -1,0 +1,3 @@
+"""What attention of known models is."""
+
+STACKS = ()

@@ -2,6 +2,7 @@
 what happened.
 """
 
+from . import mechanisms as mechanisms
 from .coords import Pattern as Pattern
 from .coords.concat import concat as concat
 from .coords.functions import dot as dot

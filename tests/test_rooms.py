@@ -24,6 +24,7 @@ ROOMS: dict[str, set[str]] = {
     "coords": set(),
     "terms": {"coords"},
     "spec": {"coords", "terms"},
+    "words": {"coords", "terms"},
     "ein": {"coords", "terms", "spec"},
     "mechanisms": {"coords", "terms", "spec"},
     "size": {"coords", "terms", "spec"},

@@ -7,7 +7,6 @@ Nothing here imports torch when it is imported; only a ``Named`` that is used do
 from .axes import Axis as Axis
 from .axes import Pattern as Pattern
 from .axes import TensorPattern as TensorPattern
-from .captured import fit as fit
 from .concat import concat as concat
 from .given import arrange as arrange
 from .given import name_output as name_output

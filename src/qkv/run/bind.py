@@ -228,8 +228,8 @@ def bind(
     precision = _precision(made, exact)
     places = Places(made.axes, sizes, resolve(lowered, sizes, positions, align, made.device), made.device)
     halves = isinstance(made.spec.weights, Differential) and lowered.branch is None
-    queries = _prepared(made, made.query.canonical(q), places, 0, halves, precision)
-    keys = _prepared(made, made.key.canonical(k), places, 1, halves, precision)
+    queries = _prepared(made, made.query.canonical(q), places, 0, halves, precision, exact)
+    keys = _prepared(made, made.key.canonical(k), places, 1, halves, precision, exact)
     values = flatten_last(made.value.canonical(v), len(lowered.value_features))
     ranges: dict[Captured, RangeTable | None] = {}
     tables = _tables(made, queries, precision, safe=exact)
@@ -254,7 +254,9 @@ def _precision(made: Frame, exact: bool) -> torch.dtype:
     return torch.float64 if exact or made.dtype == torch.float64 else torch.float32
 
 
-def _prepared(made: Frame, x: Tensor, places: Places, side: int, halves: bool, precision: torch.dtype) -> Tensor:
+def _prepared(
+    made: Frame, x: Tensor, places: Places, side: int, halves: bool, precision: torch.dtype, safe: bool
+) -> Tensor:
     """Queries (side 0) or keys (side 1) with the branch in front, rotated, mapped, features flattened."""
     lowered = made.lowered
     if made.spec.position is not None or isinstance(made.spec.weights, Linear):
@@ -270,7 +272,19 @@ def _prepared(made: Frame, x: Tensor, places: Places, side: int, halves: bool, p
             standing = standing.unsqueeze(-1)
         x = rope.rotate(x, standing, length=places.largest(lowered.rotated[1]))
     x = flatten_last(x, count)
-    return made.spec.weights.map(x) if isinstance(made.spec.weights, Linear) else x
+    return _mapped(made.spec.weights, x, safe) if isinstance(made.spec.weights, Linear) else x
+
+
+def _mapped(weights: Linear, x: Tensor, safe: bool) -> Tensor:
+    """The feature map of each row. A row that is not finite is mapped apart, so that no gradient passes through it:
+    the map's slope there may be NaN, which times 0 is NaN.
+    """
+    import torch
+
+    if not safe and finite.is_finite(x):
+        return weights.map(x)
+    sound = torch.isfinite(x).all(-1, keepdim=True)
+    return torch.where(sound, weights.map(torch.where(sound, x, 1.0)), weights.map(x.detach()).detach())
 
 
 def _tables(made: Frame, queries: Tensor, precision: torch.dtype, *, safe: bool) -> dict[Captured, Tensor]:

@@ -79,9 +79,8 @@ def cut(bound: Bound) -> Blocking:
     key = max(lowered.key, key=lambda n: sizes[n])
     shared = max(lowered.shared, key=lambda n: sizes[n], default=None)
     branches = 2 if bound.q.dim() > len(lowered.shared) + len(lowered.query_order) + 1 else 1
-    others = branches * math.prod(
-        sizes[n] for n in (*lowered.shared, *lowered.query_order, *lowered.key) if n not in (query, key, shared)
-    )
+    rest = [n for n in (*lowered.shared, *lowered.query_order, *lowered.key) if n not in (query, key, shared)]
+    others = max(1, branches * math.prod(sizes[n] for n in rest))
     num_shared = sizes[shared] if shared else 1
     num_queries, num_keys = sizes[query] if query else 1, sizes[key]
     least = others * min(num_queries, LEAST_ROWS) * min(num_keys, LEAST_KEYS)

@@ -107,17 +107,20 @@ class Door:
 
     def run(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Result:
         """The result of one call."""
-        names = any_named(q, k, v)
-        if names:
-            q, k, v = arranged(spec, q, k, v)
+        if any_named(q, k, v):
+            pattern, given, options = arranged(spec, q, k, v, options)
+            result = self.run(spec, given["q"], given["k"], given["v"], options)
+            sizes = {name: size for tensor in (q, k, v) for name, size in tensor.sizes.items()}
+            return replace(result, output=named_output(pattern, sizes, result.output))
         prepared, plan, bound = _ready(spec, q, k, v, options)
         computed = find(plan.strategy).run(bound)
-        return _result(prepared.frame, bound, computed, plan, names)
+        return _result(prepared.frame, bound, computed, plan)
 
     def plan(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Plan:
         """The plan of one call; nothing is computed."""
         if any_named(q, k, v):
-            q, k, v = arranged(spec, q, k, v)
+            _, given, options = arranged(spec, q, k, v, options)
+            q, k, v = given["q"], given["k"], given["v"]
         prepared, want, share = _prepared(spec, q, k, v, options)
         return _plan(prepared, spec, q, k, v, options, want, share)
 
@@ -259,7 +262,7 @@ def _ready(spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, An
     return prepared, plan, bound
 
 
-def _result(made: Frame, bound: Bound, computed: Computed, plan: Plan, names: bool) -> Result:
+def _result(made: Frame, bound: Bound, computed: Computed, plan: Plan) -> Result:
     output = made.output.apply(computed.output.to(made.dtype))
     stats = {n: x if n == "weights" else made.row.apply(_stat(bound, x)) for n, x in computed.stats.items()}
     lse = (
@@ -267,7 +270,7 @@ def _result(made: Frame, bound: Bound, computed: Computed, plan: Plan, names: bo
         if computed.lse is None or "lse" not in bound.want
         else made.row.apply(computed.lse.to(bound.working_dtype))
     )
-    return Result(named_output(made, output) if names else output, lse, stats, plan)
+    return Result(output, lse, stats, plan)
 
 
 def _stat(bound: Bound, x: Tensor) -> Tensor:

@@ -49,10 +49,11 @@ class Reference:
         sizes = [bound.frame.sizes[n] for n in bound.places.names]
         raw = raw.reshape(*raw.shape[: raw.dim() - 2 - len(lowered.shared)], *sizes)
         keep = kept(bound, {}, torch.float64)
-        scores = changed(bound, raw, keep, {})
+        everywhere = torch.ones((), dtype=torch.bool, device=raw.device)
+        scores = changed(bound, raw, keep, {}, flows=everywhere if keep is None else keep)
         lead = scores.dim() - len(sizes)
         scores = scores.flatten(lead + rows)
-        mask = torch.ones((), dtype=torch.bool, device=scores.device) if keep is None else keep.broadcast_to(sizes).flatten(rows)
+        mask = everywhere if keep is None else keep.broadcast_to(sizes).flatten(rows)
         if keep is not None:
             empty = 0.0 if isinstance(bound.spec.weights, Linear) else -math.inf
             scores = torch.where(mask, scores, empty)

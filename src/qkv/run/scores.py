@@ -28,8 +28,9 @@ def environment(
     dtype: torch.dtype,
     score: Tensor | None = None,
     tables: Mapping[Captured, Tensor] | None = None,
+    flows: Tensor | None = None,
 ) -> Environment:
-    """What the leaves of the call's graphs mean within ``ranges``."""
+    """What the leaves of the call's graphs mean within ``ranges``; ``flows`` as in ``Environment``."""
     indices, positions = bound.places.part(ranges)
     return Environment(
         indices,
@@ -40,6 +41,7 @@ def environment(
         score,
         bound.tables if tables is None else tables,
         bound.inside,
+        flows=flows,
     )
 
 
@@ -55,13 +57,20 @@ def kept(bound: Bound, ranges: Ranges, dtype: torch.dtype) -> Tensor | None:
 
 
 def changed(
-    bound: Bound, raw: Tensor, keep: Tensor | None, ranges: Ranges, tables: Mapping[Captured, Tensor] | None = None
+    bound: Bound,
+    raw: Tensor,
+    keep: Tensor | None,
+    ranges: Ranges,
+    tables: Mapping[Captured, Tensor] | None = None,
+    flows: Tensor | None = None,
 ) -> Tensor:
-    """The score after every term, from the scaled product ``raw`` over the axes of a score."""
+    """The score after every term, from the scaled product ``raw`` over the axes of a score; ``flows`` as in
+    ``Environment``.
+    """
     node = bound.lowered.score
     if node is None:
         return raw
-    env = environment(bound, ranges, raw.dtype, raw, tables)
+    env = environment(bound, ranges, raw.dtype, raw, tables, flows)
     result = evaluate(node, env)
     _check_outside(env, keep)
     return result

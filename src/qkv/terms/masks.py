@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from .. import limits
 from ..errors import LimitError, ShapeError, SpecError
 from .expr import Captured, Constant, Index, Lookup, Node, Position, Size, apply
 from .keep import DISTANCE, KEY, QUERY, Keep, Relative, compare, whole
-from .scope import Scope, captured
+from .scope import Scope, captured, unnamed
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ..coords import Named
 
 
 def causal(*, query: str | None = None, key: str | None = None) -> Keep:
@@ -87,13 +89,15 @@ class Padding(Keep):
         return f'padding({self.table!r}, "{self.pattern}")'
 
 
-def padding(mask: Tensor, pattern: str = "b j") -> Keep:
-    """Keeps what ``mask`` says: a bool tensor with the axes of ``pattern``, True where the key is kept.
+def padding(mask: Tensor | Named, pattern: str | None = None) -> Keep:
+    """Keeps what ``mask`` says: a bool tensor with the axes of ``pattern`` (default ``"b j"``), or a Named one; True
+    where the key is kept.
 
     The axes are this call's: any of shared, query-only and key coordinates, merged ones in parentheses. A full mask is
     ``padding(mask, "b h i j")``. Raises ``DtypeError`` for a mask that is not bool, ``SizeMismatch`` at the call.
     """
-    return Padding(captured("padding", mask, boolean=True, label="mask"), pattern)
+    tensor, axes = unnamed(mask, pattern, "b j")
+    return Padding(captured("padding", tensor, boolean=True, label="mask"), axes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +130,17 @@ class Documents(Keep):
         return f'documents({self.table!r}, "{self.pattern}")'
 
 
-def documents(ids: Tensor, pattern: str = "b j", *, query: str | None = None, key: str | None = None) -> Keep:
+def documents(
+    ids: Tensor | Named, pattern: str | None = None, *, query: str | None = None, key: str | None = None
+) -> Keep:
     """Keeps the keys whose document is the query's: ``ids`` are whole numbers, read at the key's and at the query's
     position.
 
     ``pattern`` names the axes of ``ids``, with the key coordinate standing for the position. Several sequences packed
     into one row stay apart: ``causal() & documents(ids)``.
     """
-    return Documents(captured("documents", ids, integer=True, label="ids"), pattern, query, key)
+    tensor, axes = unnamed(ids, pattern, "b j")
+    return Documents(captured("documents", tensor, integer=True, label="ids"), axes, query, key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,14 +174,17 @@ class Blocks(Keep):
         return f'blocks({self.table!r}, {self.size}, "{self.pattern}")'
 
 
-def blocks(table: Tensor, size: int, pattern: str = "i j", *, query: str | None = None, key: str | None = None) -> Keep:
+def blocks(
+    table: Tensor | Named, size: int, pattern: str | None = None, *, query: str | None = None, key: str | None = None
+) -> Keep:
     """Keeps the pairs whose block is True in ``table``: block ``[i // size, j // size]``, a bool tensor with the axes
     of ``pattern``.
     """
+    tensor, axes = unnamed(table, pattern, "i j")
     return Blocks(
-        captured("blocks", table, boolean=True, label="table"),
+        captured("blocks", tensor, boolean=True, label="table"),
         whole("blocks", "size", size, least=1),
-        pattern,
+        axes,
         query,
         key,
     )
@@ -297,7 +307,7 @@ class Tree(Keep):
         return hash((self.parents, self.query, self.key))
 
 
-def tree(parents: Sequence[int] | Any, *, query: str | None = None, key: str | None = None) -> Tree:
+def tree(parents: Sequence[int] | Tensor, *, query: str | None = None, key: str | None = None) -> Tree:
     """The mask of a draft tree in speculative decoding: the last ``len(parents)`` keys are the draft, every key before
     is kept.
 
@@ -312,12 +322,13 @@ def tree(parents: Sequence[int] | Any, *, query: str | None = None, key: str | N
     """
     import torch
 
-    given = tuple(int(p) for p in (parents.tolist() if hasattr(parents, "tolist") else parents))
-    if len(given) > limits.TREE_NODES:
+    listed = cast("Sequence[object]", getattr(parents, "tolist", lambda: parents)())
+    if len(listed) > limits.TREE_NODES:
         raise LimitError(
-            f"tree: {len(given)} nodes are more than {limits.TREE_NODES}.\n"
+            f"tree: {len(listed)} nodes are more than {limits.TREE_NODES}.\n"
             "  A draft is a few dozen tokens; give a larger mask as padding(mask, 'i j')."
         )
+    given = tuple(whole("tree", f"parents[{n}]", parent, least=-1) for n, parent in enumerate(listed))
     if not given:
         raise SpecError(
             "tree: there are no nodes.\n  Give a parent for each draft token, -1 for a root: tree([-1, 0, 0])."

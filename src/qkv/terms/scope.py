@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..coords import Named
 from ..coords.pattern import TensorPattern, parse_tensor
 from ..errors import CoordinateError, DtypeError, PositionError, ShapeError, SpecError
 from .expr import Captured, Constant, Index, Lookup, Node, Size, apply
@@ -180,6 +181,15 @@ class Scope:
                 self.check(term, axis.names)
                 found.append(axis.names)
         return tuple(found)
+
+
+def unnamed(value: Tensor | Named, pattern: str | None, default: str) -> tuple[Tensor, str]:
+    """A tensor and the pattern of its axes: a Named tensor's own names, the pattern given, or the default one."""
+    if isinstance(value, Named):
+        if pattern is not None:
+            value = value.order(pattern)
+        return value.tensor, " ".join(value.names)
+    return value, default if pattern is None else pattern
 
 
 def captured(term: str, value: Tensor, *, boolean: bool = False, integer: bool = False, label: str = "") -> Captured:

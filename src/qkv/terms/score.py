@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..coords import Named
 from ..errors import InternalError, ShapeError, SpecError
 from .expr import (
     Captured,
@@ -27,7 +28,7 @@ from .expr import (
     describe,
     substitute,
 )
-from .scope import Scope, captured
+from .scope import Scope, captured, unnamed
 from .trace import SCORE, trace_named
 
 if TYPE_CHECKING:
@@ -115,11 +116,11 @@ class Alibi(ScoreTerm):
 
     def slope(self, scope: Scope) -> Node:
         """The head's slope: looked up, one number for all, or the paper's by formula."""
-        if isinstance(self.slopes, float):
-            return Constant(self.slopes)
+        if isinstance(self.slopes, int | float):
+            return Constant(float(self.slopes))
         heads = scope.heads("alibi()", self.head)
         if self.slopes is not None:
-            return scope.read("alibi", self.slopes, f"({' '.join(heads)})" if len(heads) > 1 else heads[0])
+            return scope.read("alibi", self.slopes, f"({' '.join(heads)})" if heads[1:] else " ".join(heads))
         head, count = scope.flat(heads), scope.count(heads)
         log2 = apply("div", apply("log", apply("float", count)), Constant(math.log(2.0)))
         power = apply("pow", Constant(2.0), apply("floor", apply("add", log2, Constant(1e-6))))
@@ -174,13 +175,20 @@ class Bias(ScoreTerm):
         return f'bias({self.table!r}, "{self.pattern}")'
 
 
-def bias(tensor: Tensor, pattern: str) -> ScoreTerm:
+def bias(tensor: Tensor | Named, pattern: str | None = None) -> ScoreTerm:
     """``score + tensor``: a float tensor with the axes of ``pattern`` (any score coordinates, merged ones in
-    parentheses); its gradient flows.
+    parentheses), or a Named
+    one; its gradient flows.
 
     The axes are this call's. An entry of -inf drops the key, as a mask would. Raises ``SizeMismatch`` at the call.
     """
-    return Bias(captured("bias", tensor, label="bias"), pattern)
+    if pattern is None and not isinstance(tensor, Named):
+        raise SpecError(
+            f"bias: nothing says what the axes of a tensor of shape {tuple(tensor.shape)} are.\n"
+            '  Name them: qkv.bias(tensor, "h i j"), or give a qkv.Named tensor.'
+        )
+    table, axes = unnamed(tensor, pattern, "")
+    return Bias(captured("bias", table, label="bias"), axes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ class Weights:
 
 def head_value(term: str, value: Captured | float, scope: Scope, head: str | None) -> Node:
     """One number for all heads, or the head's own: a constant, a 0-d lookup, or a lookup by head."""
-    if isinstance(value, float):
-        return Constant(value)
+    if not isinstance(value, Captured):
+        return Constant(float(value))
     if len(value.tensor.shape) == 0:
         return Lookup(value, ())
     heads = scope.heads(term, head)
@@ -39,13 +39,13 @@ def head_value(term: str, value: Captured | float, scope: Scope, head: str | Non
 
 def number_or_heads(term: str, name: str, value: Tensor | float) -> Captured | float:
     """A finite number, or a float tensor of no axis or of one axis (heads)."""
-    if not hasattr(value, "requires_grad"):
+    if isinstance(value, int | float) or not hasattr(value, "requires_grad"):
         return finite(term, name, value)
-    if len(value.shape) > 1:  # type: ignore[union-attr]
+    if len(value.shape) > 1:
         raise ShapeError(
             f"{term}: {name} has the shape {tuple(value.shape)}.\n  Give one number, or one for each query head."
-        )  # type: ignore[union-attr]
-    return captured(term, value, label=name)  # type: ignore[arg-type]
+        )
+    return captured(term, value, label=name)
 
 
 @dataclass(frozen=True, slots=True)

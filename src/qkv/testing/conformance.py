@@ -50,9 +50,11 @@ def conformance(
     Edges: exceptions of ``fn`` are findings; a row that keeps nothing must be 0. Inputs are on the CPU.
     Raises: SpecError for an unknown option.
 
-    >>> report = conformance(my_attention, supports={"causal", "mask", "backward"})
-    >>> report.ok
+    >>> from qkv.testing import SimulatedKernel, standard_grid
+    >>> conformance(SimulatedKernel(), rows=standard_grid().rows[:3]).ok
     True
+    >>> conformance(SimulatedKernel("last row unwritten"), rows=standard_grid().rows[:3]).ok
+    False
     """
     unknown = set(supports) - set(OPTIONS)
     if unknown:

@@ -62,6 +62,10 @@ def ramp(
     Coordinates: feature size at least 2; |v| in [1, 2). See the module's text for why it is exact.
     Edges: a row that keeps nothing is 0. Raises: SpecError for a feature size below 2, 65536 keys or more, a scale that
     is not positive, or one so small that the dtype cannot hold a gap wide enough.
+
+    >>> case = ramp(Sizes(), torch.bfloat16)
+    >>> torch.equal(case.expected[0, 3, 0], case.v[0, 1, -1])  # query head 3 reads key head 1
+    True
     """
     maker = Maker("ramp", sizes, dtype, keep, seed, layout, scale)
     maker.description = maker.description[:-1] + f", direction={direction!r})"
@@ -96,6 +100,10 @@ def dyadic(
 
     Edges: ``exact`` marks the rows that keep 2^m keys or none; the others are judged by the bound. Raises: SpecError
     when more than 2^15 keys are kept.
+
+    >>> case = dyadic(Sizes(key_length=32))
+    >>> case.tolerance, bool((case.expected == case.expected.round()).all())
+    ('zero', True)
     """
     maker = Maker("dyadic", sizes, dtype, keep, seed, layout, scale)
     q_shape, k_shape, v_shape = sizes.shapes

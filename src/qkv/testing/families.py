@@ -101,6 +101,10 @@ def poison(
 
     Edges: ``partial`` adds NaN to one key that some queries of its head keep and others do not, where there is one: NaN
     for the first, no trace for the others. Nothing is poisoned when ``keep`` keeps everything.
+
+    >>> keep = torch.arange(33).expand(2, 1, 17, 33) < 30
+    >>> poison(Sizes(), keep=keep).v.isfinite().all(-1).sum(-1)[0]
+    tensor([30, 30])
     """
     maker = Maker("poison", sizes, dtype, keep, seed, layout, scale)
     q, k, v = maker.tensors()

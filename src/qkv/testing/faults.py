@@ -54,7 +54,8 @@ class SimulatedKernel:
     Causal queries end at the last key. ``splits`` is the number of parts of the keys that are merged by lse.
     Raises: SpecError for an unknown fault.
 
-    >>> SimulatedKernel("missing rescale")(q, k, v, causal=True).shape
+    >>> SimulatedKernel("missing rescale")(*torch.randn(3, 1, 2, 5, 8), causal=True).shape
+    torch.Size([1, 2, 5, 8])
     """
 
     fault: str = ""
@@ -122,7 +123,7 @@ class SimulatedKernel:
         if causal:
             keep = key <= query + {"mask one key late": 1, "mask one key early": -1}.get(self.fault, 0)
         if window is not None:
-            keep = keep & (key > query - window - (self.fault == "window one key wide"))
+            keep = keep & (key > query - window - int(self.fault == "window one key wide"))
         return (keep if mask is None else keep & mask).expand(*q.shape[:3], keys)
 
     def _stored(self, k: Tensor, v: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -99,7 +99,10 @@ class SimulatedBackward:
 def differentiable(forward: SimulatedKernel, backward: SimulatedBackward) -> Callable[..., Tensor]:
     """An attention function of q, k, v, causal, mask and scale whose passes are the two simulated ones.
 
-    >>> differentiable(SimulatedKernel(), SimulatedBackward("group not summed"))(q, k, v).sum().backward()
+    >>> q = torch.randn(1, 2, 5, 8, requires_grad=True)
+    >>> differentiable(SimulatedKernel(), SimulatedBackward())(q, q, q).sum().backward()
+    >>> q.grad.shape
+    torch.Size([1, 2, 5, 8])
     """
 
     def attention(

@@ -263,7 +263,7 @@ def invariant(
     ``supports`` may hold ``gqa`` and ``mask``, which make the inputs richer.
     Raises: SpecError for an unknown name; whatever ``fn`` raises.
 
-    >>> invariant("values_scaled", my_attention, torch.bfloat16)
+    >>> invariant("values_scaled", torch.nn.functional.scaled_dot_product_attention, torch.bfloat16)
     0.0
     """
     named = {check.__name__: check for check in INVARIANTS}

@@ -131,9 +131,12 @@ def softmax_with_lse(logits: Tensor, kept: Tensor, sink: Tensor | None, *, off_b
         columns.append(_column(logits, 0.0))
     alive = kept.any(-1)
     everything = torch.where(alive[..., None], torch.cat(columns, dim=-1), 0.0)
-    total = everything.logsumexp(-1)
-    weights = torch.where(kept, torch.exp(logits - total[..., None]), 0.0)
-    return weights, torch.where(alive, total, -torch.inf)
+    top = everything.detach().amax(-1, keepdim=True)
+    # a quotient, not exp(logit - lse): equal logits then have exactly equal weights 1/n, which dyadic relies on
+    terms = torch.exp(everything - top)
+    total = terms.sum(-1, keepdim=True)
+    weights = torch.where(kept, terms[..., : logits.shape[-1]] / total, 0.0)
+    return weights, torch.where(alive, (top + total.log()).squeeze(-1), -torch.inf)
 
 
 def full_mask(keep: Tensor | None, q: Tensor, k: Tensor) -> Tensor:

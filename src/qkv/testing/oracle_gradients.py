@@ -68,6 +68,10 @@ def oracle_gradients(
     ``dtype`` is that of the computation to be judged, by default that of ``q``.
     Edges: rows that keep nothing, and keys that nothing keeps, have gradient 0, whatever they hold.
     Raises: as :func:`oracle`.
+
+    >>> q = torch.ones(1, 1, 1, 2)
+    >>> oracle_gradients(q, q, q, q)["v"].value
+    tensor([[[[1., 1.]]]], dtype=torch.float64)
     """
     given = {"q": q, "k": k, "v": v, "bias": bias, "sink": sink}
     leaves = {name: x.detach().double().requires_grad_() for name, x in given.items() if x is not None}

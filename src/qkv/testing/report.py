@@ -42,7 +42,8 @@ class Report:
     ``examples`` has one finding for every kind among the failures, made as small as it goes. ``str(report)`` is a table
     by kind with these examples as code; ``ok`` is True when something was run and nothing failed.
 
-    >>> print(conformance(my_attention))
+    >>> print(Report("mine", seed=0, passed=3, failures=(), not_run=()))
+    mine: 3 checks passed, 0 failed, 0 not run (seed 0)
     """
 
     name: str

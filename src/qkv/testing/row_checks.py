@@ -251,7 +251,7 @@ def smaller_rows(row: Row) -> Iterator[Row]:
         "family": ("randn",),
         "heads": ((1, 1), (2, 1), (2, 2)),
         "batch": (1, 2),
-        "feature_size": (1, 2, 4, 8),
+        "feature_size": (1, 2, 4, 8, 16, 32, 64, 80, 128),
         "key_length": (1, 2, 3, 4, 8, 16, 17, 33),
         "query_length": (1, 2, 3, 4, 8, 16, 17, 33),
         "dtype": (torch.float32,),

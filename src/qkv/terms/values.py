@@ -27,7 +27,9 @@ class Environment:
     ``indices`` and ``positions`` map coordinates to int64 tensors that broadcast against each other; ``tables`` maps
     captured tensors to the ones to read (the same ones when absent); ``dtype`` is that of float constants and
     results; ``inside`` holds the lookups that are known to stay in their tables. ``outside`` collects, for each other
-    lookup that left its table, the lookup and where.
+    lookup that left its table, the lookup and where. Where gradients are taken by torch, ``flows`` says at which pairs they may flow (True
+    for all): elsewhere, and in a branch of ``where`` that is not chosen, the score and the tables are read without,
+    because a derivative that is infinite there, times 0, would be NaN.
     """
 
     indices: Mapping[str, Tensor]
@@ -38,8 +40,8 @@ class Environment:
     score: Tensor | None = None
     tables: Mapping[Captured, Tensor] = field(default_factory=dict[Captured, "Tensor"])
     inside: frozenset[Lookup] = frozenset()
-    flows: Tensor | None = None
     outside: list[tuple[Lookup, Tensor]] = field(default_factory=list[tuple[Lookup, "Tensor"]])
+    flows: Tensor | None = None
 
 
 def evaluate(node: Node, environment: Environment) -> Tensor:
@@ -52,7 +54,7 @@ def evaluate(node: Node, environment: Environment) -> Tensor:
 
 
 class _Reader:
-    """One evaluation: shared subgraphs are computed once, with a risky lookup in them once for each guard."""
+    """One evaluation: shared subgraphs are computed once, with a risky leaf in them once for each guard."""
 
     def __init__(self, node: Node, environment: Environment) -> None:
         self.environment = environment
@@ -61,6 +63,8 @@ class _Reader:
         self.risky: set[int] = set()
         for current in walk(node):
             unsafe = isinstance(current, Lookup) and bool(current.indices) and current not in environment.inside
+            learned = isinstance(current, Score) or (isinstance(current, Lookup) and current.kind is Kind.FLOAT)
+            unsafe = unsafe or (learned and environment.flows is not None)
             if unsafe or any(id(child) in self.risky for child in children(current)):
                 self.risky.add(id(current))
 
@@ -89,7 +93,7 @@ class _Reader:
             case Score():
                 if env.score is None:
                     raise InternalError("a score was read where there is none; please report this")
-                return env.score
+                return self.flowing(env.score, guard)
             case Lookup():
                 return self.look_up(node, guard)
             case Apply(operation="select"):
@@ -134,21 +138,23 @@ class _Reader:
         if node.kind is Kind.FLOAT and table.dtype != env.dtype:
             table = table.to(env.dtype)
         if not node.indices:
-            return self.flowing(node.kind, self.cast(node.kind, table))
+            return self.flowing(self.cast(node.kind, table), guard)
         indices = [self.read(index, guard) for index in node.indices]
         if node not in env.inside:
             for axis, size in enumerate(table.shape):
                 beyond = (indices[axis] < 0) | (indices[axis] >= size)
                 env.outside.append((node, beyond if guard is None else beyond & guard))
                 indices[axis] = indices[axis].clamp(0, size - 1)
-        return self.flowing(node.kind, self.cast(node.kind, table[tuple(indices)]))
+        return self.flowing(self.cast(node.kind, table[tuple(indices)]), guard)
 
-    def flowing(self, kind: Kind, value: Tensor) -> Tensor:
-        """An element of a table, through which gradients flow only from where they may."""
+    def flowing(self, value: Tensor, guard: Tensor | None) -> Tensor:
+        """The score or an element of a table, with a gradient only where one may flow."""
         import torch
 
         flows = self.environment.flows
-        return value if flows is None or kind is not Kind.FLOAT else torch.where(flows, value, value.detach())
+        if flows is None or not value.dtype.is_floating_point:
+            return value
+        return torch.where(flows if guard is None else flows & guard, value, value.detach())
 
 
 def _whole_division(node: Apply, dividend: Tensor, divisor: Tensor) -> Tensor:

@@ -62,9 +62,9 @@ def quick(fn: Any, **options: Any) -> Report:
 
 
 def test_a_right_function_passes_everything() -> None:
-    report = conformance(differentiable(RIGHT, SimulatedBackward()), supports=OPTIONS)
+    report = conformance(differentiable(RIGHT, SimulatedBackward()), supports=OPTIONS, rows=standard_grid().rows[::2])
     assert report.ok, str(report)
-    assert report.passed > 300
+    assert report.passed > 150
     assert report.not_run == ()
 
 

@@ -7,13 +7,11 @@ shorter than the sequences used here, so that they take part.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import transformers
-from torch import nn
 
 VOCABULARY = 96
 TEXT: dict[str, Any] = {
@@ -74,8 +72,6 @@ class Family:
     kind: str = "causal"
     about: str = ""
     wide: float = 0.25
-    static_cache: bool = True
-    after: Callable[[nn.Module], None] | None = field(default=None)
 
     def build(self, implementation: str = "eager") -> Any:
         """The model with wide weights, the same ones each time, in evaluation mode."""
@@ -88,10 +84,7 @@ class Family:
                     parameter.normal_(0.0, self.wide)
                 elif "sink" in name or "bias" in name:
                     parameter.normal_(0.0, 0.5)
-        if implementation != "eager":
-            model.set_attn_implementation(implementation)
-        else:
-            model.set_attn_implementation("eager")
+        model.set_attn_implementation(implementation)
         return model
 
 
@@ -257,14 +250,7 @@ CAUSAL = [
         },
         about="chunked",
     ),
-    Family(
-        "doge",
-        "DogeConfig",
-        "DogeForCausalLM",
-        {**TEXT, "keep_window_size": 6},
-        about="float mask per head",
-        static_cache=False,
-    ),
+    Family("doge", "DogeConfig", "DogeForCausalLM", {**TEXT, "keep_window_size": 6}, about="float mask per head"),
     Family("glm4", "Glm4Config", "Glm4ForCausalLM", {**TEXT, "head_dim": 16}, about="partial interleaved rotary"),
     Family(
         "exaone4",

@@ -51,8 +51,6 @@ def test_outputs_without_padding_equal_eager(family: Family) -> None:
 @named(families.CAUSAL)
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
 def test_a_left_padded_batch_is_continued_token_for_token(family: Family, cache: str) -> None:
-    if cache == "static" and not family.static_cache:
-        pytest.skip(f"{family.name} does not support a static cache in transformers")
     given = harness.inputs(family, "left")
     eager = harness.greedy(family.build(), given, cache_implementation=cache, disable_compile=True)
     ours = harness.greedy(qkv.transformers.use(family.build()), given, cache_implementation=cache, disable_compile=True)

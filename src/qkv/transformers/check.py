@@ -147,8 +147,8 @@ def first_use(call: watch.Call) -> None:
 def _checked(model: PreTrainedModel) -> list[nn.Module]:
     """The modules of ``model`` that the tiny batch reaches, after it agreed."""
     key = (type(model), hashlib.sha256(model.config.to_json_string(use_diff=False).encode()).hexdigest())
-    parts: nn.Module = model
-    modules = dict(parts.named_modules())
+    parts: Any = model
+    modules: dict[str, nn.Module] = dict(parts.named_modules())
     if key not in _passed:
         agreement = compare(model)
         if agreement is not None and not agreement.agrees:

@@ -169,8 +169,8 @@ def _check_safetensors(file: Path) -> None:
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length > min(size - len(start), 100_000_000):  # the format's own limit for a header
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if len(start) < 8 or length > min(size - len(start), 100_000_000):  # the format's own limit for a header
             raise ModelError(
                 f"the weights are cut off or damaged: the table of tensors does not fit in {size:,} bytes.\n"
                 f"    {file}\n"

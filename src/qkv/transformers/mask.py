@@ -12,76 +12,17 @@ how attention is computed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import qkv
-from qkv.errors import InternalError, LimitError, ModelError, TraceError
-
+from ..errors import LimitError, ModelError, TraceError
 from . import hf
 from .routes import refuse_unrouted
+from .rule import MaskFunction, Rule, and_padding, written
 
 logger = logging.getLogger("qkv.transformers")
-
-MaskFunction = Callable[[Any, Any, Any, Any], Any]
-
-
-@dataclass(slots=True)
-class Rule:
-    """What a mask says: the keep term, where its queries and keys stand, and how to write it out as transformers would.
-
-    ``keep`` is None when every key is kept. ``specs`` belongs to the attention function, which keeps there what it has
-    built for this mask, so that all layers of one forward pass share it.
-    """
-
-    function: MaskFunction
-    keep: qkv.Keep | None
-    batch_size: int
-    num_queries: int
-    num_keys: int
-    query_offset: int
-    key_offset: int
-    device: torch.device
-    vmap: bool = False
-    captures: bool = False
-    specs: dict[Any, Any] = field(default_factory=dict[Any, Any])
-    written: Tensor | None = None
-
-    @property
-    def positions(self) -> dict[str, int]:
-        """Where the first query and the first key stand."""
-        return {"i": self.query_offset, "j": self.key_offset}
-
-    def dense(self) -> Tensor:
-        """The mask as a bool tensor [batch, 1, query, key], made by transformers' own code from the same function."""
-        if self.written is None:
-            made: Tensor | None = hf.masking.sdpa_mask(
-                batch_size=self.batch_size,
-                q_length=self.num_queries,
-                kv_length=self.num_keys,
-                q_offset=self.query_offset,
-                kv_offset=self.key_offset,
-                mask_function=self.function,
-                allow_is_causal_skip=False,
-                use_vmap=self.vmap,
-                device=self.device,
-            )
-            if made is None:
-                raise InternalError("a mask was asked for and None came back; please report it with the model's name.")
-            self.written = made
-            return made
-        return self.written
-
-    def narrow(self, dim: int, start: int, length: int) -> Rule:
-        """The rule for ``length`` queries (``dim`` 2) or keys (``dim`` 3) from ``start``."""
-        if dim == 2:
-            return replace(self, num_queries=length, query_offset=self.query_offset + start, specs={}, written=None)
-        return replace(self, num_keys=length, key_offset=self.key_offset + start, specs={}, written=None)
 
 
 class SymbolicMask(Tensor):
@@ -180,78 +121,32 @@ def qkv_mask(
     if isinstance(attention_mask, SymbolicMask):
         return attention_mask
     refuse_unrouted(config.__class__)
-    attention_mask = None if attention_mask is None else attention_mask.bool()
-    padding = hf.masking.prepare_padding_mask(attention_mask, kv_length, kv_offset)
+    there = None if attention_mask is None else attention_mask.bool()
+    padding: Tensor | None = hf.masking.prepare_padding_mask(there, kv_length, kv_offset)
     if hf.is_tracing(padding if padding is not None else q_offset):
-        return hf.masking.sdpa_mask(
-            batch_size,
-            q_length,
-            kv_length,
-            q_offset,
-            kv_offset,
-            mask_function,
-            attention_mask,
-            allow_is_causal_skip=False,
-            use_vmap=use_vmap,
-            device=device,
-        )
+        padded = mask_function if padding is None else and_padding(mask_function, padding)
+        return written(batch_size, q_length, kv_length, q_offset, kv_offset, padded, device, use_vmap)
     query_offset = int(q_offset)
-    causal = mask_function is hf.masking.causal_mask_function
-    if padding is not None and attention_mask is not None:
-        # The padding that transformers appends covers keys after the last query, which a causal mask drops anyway.
-        enough = padding if not causal or attention_mask.shape[-1] < query_offset + q_length else attention_mask
-        padding = None if bool(enough.all()) else padding
+    if padding is not None and there is not None:
+        # What transformers appends to a short mask are keys after the last query, which a causal mask drops anyway.
+        causal = mask_function is hf.masking.causal_mask_function
+        read = there if causal and there.shape[-1] >= query_offset + q_length else padding
+        padding = None if bool(read.all()) else padding
     if padding is None and allow_is_bidirectional_skip and mask_function is hf.masking.bidirectional_mask_function:
         return None
-    function = (
-        mask_function
-        if padding is None
-        else hf.masking.and_masks(mask_function, hf.masking.padding_mask_function(padding))
-    )
     rule = Rule(
-        function, None, batch_size, q_length, kv_length, query_offset, kv_offset, torch.device(device), vmap=use_vmap
+        mask_function,
+        padding,
+        batch_size,
+        q_length,
+        kv_length,
+        query_offset,
+        kv_offset,
+        torch.device(device),
+        vmap=use_vmap,
     )
-    rule.captures = padding is not None or _closes_over_tensor(mask_function)
     try:
-        rule.keep = _recorded(mask_function, padding, last_key=kv_offset + kv_length - 1, first_query=query_offset)
+        return SymbolicMask(rule.recorded())
     except (TraceError, LimitError) as reason:
         logger.info("a mask function could not be recorded and is written out as a tensor: %s", reason)
         return rule.dense()
-    return SymbolicMask(rule)
-
-
-def _recorded(function: MaskFunction, padding: Tensor | None, *, last_key: int, first_query: int) -> qkv.Keep | None:
-    """The keep term of a mask function and its padding; None when nothing is left to ask."""
-    if function is hf.masking.causal_mask_function:
-        # In a decoding step every key stands at or before the query.
-        term = None if last_key <= first_query else qkv.causal()
-    elif function is hf.masking.bidirectional_mask_function:
-        term = None
-    else:
-
-        def by_position(b: Any, i: Any, j: Any) -> Any:
-            return function(b, 0, i, j)  # transformers makes masks for one head, which stands for all
-
-        term = qkv.keep(by_position)
-    if padding is None:
-        return term
-
-    def there(b: Any, j: Any) -> Any:
-        return padding[b, j]
-
-    present = qkv.keep(there)
-    return present if term is None else term & present
-
-
-def _closes_over_tensor(value: object) -> bool:
-    """Whether a function holds a tensor, itself or through the functions that it holds."""
-    if isinstance(value, Tensor):
-        return True
-    if isinstance(value, tuple | list):
-        return any(_closes_over_tensor(v) for v in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    if isinstance(value, partial):
-        return _closes_over_tensor((value.func, *value.args, *value.keywords.values()))
-    cells = getattr(value, "__closure__", None) or ()
-    return callable(value) and (
-        not hasattr(value, "__code__") or any(_closes_over_tensor(c.cell_contents) for c in cells)
-    )

@@ -1,0 +1,144 @@
+"""What a mask of transformers says, as data: a function of positions, a padding table, and where queries and keys
+stand.
+
+Knows how to record it as a ``keep`` term and how to have transformers write it out. Refuses to know that models take
+the object for a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+import qkv
+
+from . import hf
+
+MaskFunction = Callable[[Any, Any, Any, Any], Any]
+"""transformers' kind of mask: (batch, head, query position, key position) -> whether the key is kept."""
+
+
+@dataclass(slots=True)
+class Rule:
+    """What a mask keeps: keys that ``function`` keeps at these positions and that ``padding`` [batch, position] says
+    are there.
+
+    ``keep`` is the term, None when every key is kept; ``captures`` tells that it holds tensors of this batch. ``specs``
+    belongs to the attention function, which keeps there what it has built, so that all layers of one forward pass share
+    it.
+    """
+
+    function: MaskFunction
+    padding: Tensor | None
+    batch_size: int
+    num_queries: int
+    num_keys: int
+    query_offset: int
+    key_offset: int
+    device: torch.device
+    vmap: bool = False
+    keep: qkv.Keep | None = None
+    captures: bool = False
+    specs: dict[Any, Any] = field(default_factory=dict[Any, Any])
+    written: Tensor | None = None
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """Where the first query and the first key stand."""
+        return {"i": self.query_offset, "j": self.key_offset}
+
+    def recorded(self) -> Rule:
+        """The same rule with its term. Raises ``TraceError`` or ``LimitError`` for a function that cannot be one."""
+        term = self._of_function()
+        there = self._of_padding()
+        keep = there if term is None else term if there is None else term & there
+        captures = there is not None or holds_tensor(self.function)
+        return replace(self, keep=keep, captures=captures, specs={})
+
+    def _of_function(self) -> qkv.Keep | None:
+        if self.function is hf.masking.causal_mask_function:
+            # In a decoding step every key stands at or before the query, and nothing is left to ask.
+            return None if self.key_offset + self.num_keys - 1 <= self.query_offset else qkv.causal()
+        if self.function is hf.masking.bidirectional_mask_function:
+            return None
+
+        def by_position(b: Any, i: Any, j: Any) -> Any:
+            return self.function(b, 0, i, j)  # transformers makes masks for one head, which stands for all
+
+        return qkv.keep(by_position)
+
+    def _of_padding(self) -> qkv.Keep | None:
+        if self.padding is None:
+            return None
+        here = self.padding[:, self.key_offset : self.key_offset + self.num_keys]
+        return qkv.padding(here, "1 j" if here.shape[0] == 1 < self.batch_size else "b j")
+
+    def dense(self) -> Tensor:
+        """The mask as a bool tensor [batch, 1, query, key], made by transformers' own code from the same function."""
+        if self.written is None:
+            function = self.function if self.padding is None else and_padding(self.function, self.padding)
+            self.written = written(
+                self.batch_size,
+                self.num_queries,
+                self.num_keys,
+                self.query_offset,
+                self.key_offset,
+                function,
+                self.device,
+                self.vmap,
+            )
+        return self.written
+
+    def narrow(self, dim: int, start: int, length: int) -> Rule:
+        """The rule for ``length`` queries (``dim`` 2) or keys (``dim`` 3) from ``start``."""
+        if dim == 2:
+            return replace(self, num_queries=length, query_offset=self.query_offset + start, specs={}, written=None)
+        return replace(self, num_keys=length, key_offset=self.key_offset + start, written=None).recorded()
+
+
+def and_padding(function: MaskFunction, padding: Tensor) -> MaskFunction:
+    """The mask function that also asks whether the key is there, as transformers combines the two."""
+    combined: MaskFunction = hf.masking.and_masks(function, hf.masking.padding_mask_function(padding))
+    return combined
+
+
+def written(
+    batch_size: int,
+    num_queries: int,
+    num_keys: int,
+    query_offset: int | Tensor,
+    key_offset: int,
+    function: MaskFunction,
+    device: torch.device | str,
+    vmap: bool,
+) -> Tensor:
+    """A mask function written out by transformers: bool [batch, 1, query, key]."""
+    made: Tensor = hf.masking.sdpa_mask(
+        batch_size=batch_size,
+        q_length=num_queries,
+        kv_length=num_keys,
+        q_offset=query_offset,
+        kv_offset=key_offset,
+        mask_function=function,
+        allow_is_causal_skip=False,
+        use_vmap=vmap,
+        device=device,
+    )
+    return made
+
+
+def holds_tensor(value: object) -> bool:
+    """Whether a function holds a tensor, itself or through the functions that it holds; yes where that cannot be seen."""
+    if isinstance(value, Tensor):
+        return True
+    if isinstance(value, tuple | list):
+        return any(map(holds_tensor, cast(Sequence[object], value)))
+    if isinstance(value, partial):
+        return holds_tensor((value.func, *value.args, *value.keywords.values()))
+    cells = getattr(value, "__closure__", None) or ()
+    return callable(value) and (not hasattr(value, "__code__") or any(holds_tensor(c.cell_contents) for c in cells))

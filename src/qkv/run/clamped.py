@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from . import finite
+from .backward import check_unchanged, recomputing
 from .online import Job, Piece, Range, piece, product
 from .recompute import Rules, add_keys, add_rows, through_terms
 
@@ -58,14 +59,15 @@ class Clamped(torch.autograd.Function):
         return output
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @recomputing
     def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - torch names no arguments
         grad: Tensor = grads[0]
         job: Job = ctx.job
         q, k, v, lse, lam, output, total, *tables = ctx.saved_tensors
+        check_unchanged(job.versions)
         needed = ctx.needs_input_grad[1:]
         wide = [torch.zeros_like(x) if n else None for x, n in zip((q, k, v), needed, strict=False)]
-        of_tables = [torch.zeros_like(t, dtype=q.dtype) if n else None for t, n in zip(tables, needed[5:], strict=True)]
+        of_tables = [q.new_zeros(t.shape) if n else None for t, n in zip(tables, needed[5:], strict=True)]
         d_lam = torch.zeros_like(total)
         rules = Rules(job, needed[5:])
         delta = (grad * output).sum(-1)

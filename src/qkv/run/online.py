@@ -17,6 +17,7 @@ from ..errors import InternalError
 from ..terms.expr import Captured, Kind, captured_in
 from ..terms.weights import Sigmoid
 from . import dropout, finite
+from .backward import check_unchanged, recomputing, versions
 from .scores import changed, kept, rows_read
 
 if TYPE_CHECKING:
@@ -43,11 +44,13 @@ class Job:
     captured: tuple[Captured, ...] = ()
     statistics: tuple[str, ...] = ()
     tables: dict[Captured, Tensor] = field(default_factory=dict[Captured, "Tensor"])
+    versions: tuple[tuple[Captured, int], ...] = ()
 
     def __post_init__(self) -> None:
         node = self.bound.lowered.score
         self.captured = () if node is None else tuple(c for c in captured_in(node) if c.kind is Kind.FLOAT)
         self.statistics = tuple(n for n in ("max_logit", "entropy", "argmax") if n in self.bound.want)
+        self.versions = versions(self.bound.lowered.captured)
 
     @property
     def branches(self) -> int:
@@ -207,11 +210,12 @@ class Attend(torch.autograd.Function):
         return (output, lse, *stats.values())
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @recomputing
     def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - torch names no arguments
         from .recompute import gradients
 
         q, k, v, sink, rows, output, lse, buckets, *tables = ctx.saved_tensors
+        check_unchanged(ctx.job.versions)
         grad: Tensor = torch.zeros_like(output) if grads[0] is None else grads[0]
         grad_lse: Tensor | None = grads[1]
         found = gradients(

@@ -55,7 +55,7 @@ def gradients(
 ) -> list[Tensor | None]:
     """Gradients of q, k, v, sink, rows and tables, in this order; None where ``needed`` says so."""
     wide = [torch.zeros_like(x) if n else None for x, n in zip((q, k, v), needed, strict=False)]
-    of_tables = [torch.zeros_like(t, dtype=q.dtype) if n else None for t, n in zip(tables, needed[5:], strict=True)]
+    of_tables = [q.new_zeros(t.shape) if n else None for t, n in zip(tables, needed[5:], strict=True)]
     rules = Rules(job, needed[5:])
     delta = (grad * output).sum(-1)
     if grad_lse is not None and job.kind == "softmax":
@@ -79,7 +79,7 @@ def gradients(
 def _sink_gradient(job: Job, sink: Tensor, lse: Tensor, delta: Tensor) -> Tensor:
     """The sink's share times ``-delta``, summed over the axes that the sink lacks."""
     share = torch.where(lse == -math.inf, 0.0, torch.exp(sink - torch.where(lse == -math.inf, 0.0, lse)))
-    return (-share * delta).sum_to_size(sink.shape)
+    return summed_to(-share * delta, sink.shape)
 
 
 def _rows_backward(
@@ -177,13 +177,31 @@ def _masked(x: Tensor, made: Piece, sizes: list[int]) -> Tensor:
 def _scatter(target: Tensor, lookup: Lookup, contribution: Tensor, env: Environment, job: Job) -> None:
     """Adds each pair's contribution to the element of the table that the pair read."""
     if not lookup.indices:
-        target += contribution.sum()
+        target += summed_to(contribution, ())
         return
     table = job.tables[lookup.table]
     indices = [evaluate(index, env).clamp(0, size - 1) for index, size in zip(lookup.indices, table.shape, strict=True)]
     spread = cast("tuple[Tensor, ...]", torch.broadcast_tensors(*indices))  # pyright: ignore[reportUnknownMemberType]
-    summed = contribution.sum_to_size(spread[0].shape)
-    target.index_put_(spread, summed.to(target.dtype), accumulate=True)
+    summed = summed_to(contribution, spread[0].shape)
+    if target.device.type != "cpu":
+        target.index_put_(spread, summed, accumulate=True)
+        return
+    # on a CPU index_put_ adds in the order in which threads come by; one index along one axis is added in order
+    flat = torch.zeros_like(spread[0])
+    for index, size in zip(spread, table.shape, strict=True):
+        flat = flat * size + index
+    target.view(-1).index_add_(0, flat.reshape(-1), summed.reshape(-1))
+
+
+def summed_to(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """``x`` summed over the axes that ``shape`` lacks or has at size 1, one axis at a time: a sum of everything at once
+    is split among threads, and its last bits then depend on their number.
+    """
+    lead = x.dim() - len(shape)
+    for axis in reversed(range(x.dim())):
+        if axis < lead or (shape[axis - lead] == 1 and x.shape[axis] != 1):
+            x = x.sum(axis, keepdim=True)
+    return x.reshape(tuple(shape))
 
 
 def add_keys(job: Job, whole: Tensor, part: Tensor, block: Range) -> None:

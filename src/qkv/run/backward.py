@@ -1,0 +1,73 @@
+"""How the backward of a blockwise pass is entered: what must hold before scores are made again.
+
+A recomputing backward reads masks and tables a second time, in float32, and has no derivative of its own. This module
+knows those three conditions; it refuses to know what is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from ..errors import Refused, SpecError
+from ..terms.expr import Captured
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SECOND = "its backward makes scores again and has no derivative of its own"
+
+
+class _Once(torch.autograd.Function):
+    """The identity on gradients, whose derivative is refused."""
+
+    @staticmethod
+    def forward(ctx: Any, *gradients: Tensor) -> Any:
+        return tuple(x.view_as(x) for x in gradients)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - torch names no arguments
+        raise Refused(
+            f'strategy "chunked" has no second derivative.\n    {SECOND}\n'
+            '  Use strategy "reference": with qkv.strategy("reference").',
+            strategy="chunked",
+            reasons=(SECOND,),
+        )
+
+
+_once = cast("Callable[..., tuple[Tensor, ...]]", _Once.apply)  # pyright: ignore[reportUnknownMemberType]
+
+
+def recomputing(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps a backward: run without autocast and without a graph; a derivative of what it returns raises ``Refused``."""
+
+    @wraps(backward)
+    def entered(ctx: Any, *grads: Tensor | None) -> Any:
+        given = next(x for x in grads if x is not None)
+        with torch.no_grad(), torch.autocast(given.device.type, enabled=False):
+            found: tuple[Tensor | None, ...] = backward(ctx, *grads)
+        if not torch.is_grad_enabled():
+            return found
+        # leaves of their own, so that the refusal is met exactly when somebody derives what comes out
+        made = iter(_once(*(x.detach().requires_grad_() for x in found if x is not None)))
+        return tuple(None if x is None else next(made) for x in found)
+
+    return entered
+
+
+def versions(tables: Iterable[Captured]) -> tuple[tuple[Captured, int], ...]:
+    """How often each captured tensor was written to so far."""
+    return tuple((c, c.tensor._version) for c in tables if not c.tensor.is_inference())
+
+
+def check_unchanged(seen: Iterable[tuple[Captured, int]]) -> None:
+    """Raises ``SpecError`` when a captured tensor was written to since ``seen``: the scores cannot be made again."""
+    for table, version in seen:
+        if table.tensor._version != version:
+            raise SpecError(
+                f"{table!r} was changed in place between the forward and the backward, which reads it again.\n"
+                "  Give each call a tensor of its own: mask.clone()."
+            )

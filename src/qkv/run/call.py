@@ -17,6 +17,7 @@ from ..coords import Named
 from ..errors import SpecError
 from ..plan import Plan, Request, choose, find, forced
 from ..spec import DEFAULT_PATTERN, WANTS, Spec, hang
+from ..terms.weights import Linear, Sigmoid
 from . import dropout as dropping
 from . import finite
 from .bind import Bound, Frame, bind, check_dropout, check_tensors, frame
@@ -112,6 +113,9 @@ class Door:
             result = self.run(spec, given["q"], given["k"], given["v"], options)
             sizes = {name: size for tensor in (q, k, v) for name, size in tensor.sizes.items()}
             return replace(result, output=named_output(pattern, sizes, result.output))
+        if isinstance(q, torch.Tensor) and torch.is_autocast_enabled(q.device.type):
+            with torch.autocast(q.device.type, enabled=False):  # it would round scores to 16 bits
+                return self.run(spec, q, k, v, options)
         prepared, plan, bound = _ready(spec, q, k, v, options)
         computed = find(plan.strategy).run(bound)
         return _result(prepared.frame, bound, computed, plan)
@@ -135,13 +139,14 @@ def _prepared(
             f"unknown option {', '.join(sorted(unknown))}.\n"
             f"  Known: {', '.join(sorted(OPTIONS))}. Parts (keep, score, ...) belong to the spec."
         )
-    want, share = _want(options.get("want", ())), options.get("dropout", 0.0)
+    want, share = _want(spec, options.get("want", ())), options.get("dropout", 0.0)
     check_dropout(share)
     sizes = options.get("sizes")
     try:
         signature = (
-            *(part for x in (q, k, v) for part in (x.shape, x.dtype, x.device, x.stride()[-1:])),
+            *(part for x in (q, k, v) for part in (x.shape, x.dtype, x.device, x.stride())),
             torch.is_grad_enabled(),
+            torch.backends.cuda.flash_sdp_enabled(),  # the caller's choice among torch's kernels, on CPUs as well
             q.requires_grad or k.requires_grad or v.requires_grad,
             want,
             share > 0,
@@ -162,10 +167,16 @@ def _prepared(
     return found, want, share
 
 
-def _want(want: Any) -> frozenset[str]:
+def _want(spec: Spec, want: Any) -> frozenset[str]:
     found = frozenset((want,)) if isinstance(want, str) else frozenset(want)
     if found - set(WANTS):
         raise SpecError(f"want={sorted(found - set(WANTS))} is not known.\n  Known: {', '.join(WANTS)}.")
+    lacking = sorted(found & {"lse", "entropy"}) if isinstance(spec.weights, Sigmoid | Linear) else []
+    if lacking:
+        raise SpecError(
+            f"want={lacking}: {spec.weights!r} weights have none.\n"
+            "  Only a softmax divides a row by a sum of exponentials; ask for output, max_logit, argmax or weights."
+        )
     return found
 
 
@@ -227,9 +238,9 @@ def _request(
         transformed=transformed,
         relation=_relation(made, options),
         dropout=share,
-        contiguous_features=q.stride(-1) == k.stride(-1) == v.stride(-1) == 1
-        if min(q.dim(), k.dim(), v.dim())
-        else True,
+        contiguous_features=all(
+            layout.canonical(x).stride(-1) == 1 for layout, x in ((made.query, q), (made.key, k), (made.value, v))
+        ),
     )
 
 

@@ -90,7 +90,7 @@ def _flat(x: Tensor, shared: int, count: int) -> Tensor:
 def _dropped(bound: Bound, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values with zeros where a mask of keys alone drops them, whatever they held."""
     lowered = bound.lowered
-    mask = kept(bound, {}, k.dtype)
+    mask = kept(bound, {})
     if mask is None:
         return k, v
     rows = len(lowered.query_order)

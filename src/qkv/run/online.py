@@ -118,7 +118,7 @@ def piece(job: Job, q: Tensor, k: Tensor, ranges: Range, partial: bool, tables: 
     raw = q @ k.transpose(-1, -2) if bound.finite else finite.scores(q, k)
     sizes = job.sizes(ranges)
     lead = raw.dim() - 2 - len(bound.lowered.shared)
-    keep = kept(bound, ranges, raw.dtype) if partial else None
+    keep = kept(bound, ranges) if partial else None
     scores = raw
     if bound.lowered.score is not None:
         scores = changed(bound, raw.reshape(*raw.shape[:lead], *sizes), keep, ranges, tables)

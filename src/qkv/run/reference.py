@@ -48,7 +48,7 @@ class Reference:
         raw = finite.scores(q, k) * bound.frame.scale
         sizes = [bound.frame.sizes[n] for n in bound.places.names]
         raw = raw.reshape(*raw.shape[: raw.dim() - 2 - len(lowered.shared)], *sizes)
-        keep = kept(bound, {}, torch.float64)
+        keep = kept(bound, {})
         everywhere = torch.ones((), dtype=torch.bool, device=raw.device)
         scores = changed(bound, raw, keep, {}, flows=everywhere if keep is None else keep)
         lead = scores.dim() - len(sizes)

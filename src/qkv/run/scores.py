@@ -45,12 +45,18 @@ def environment(
     )
 
 
-def kept(bound: Bound, ranges: Ranges, dtype: torch.dtype) -> Tensor | None:
-    """Which pairs are kept within ``ranges``, over the axes of a score; None when all are."""
+def kept(bound: Bound, ranges: Ranges) -> Tensor | None:
+    """Which pairs are kept within ``ranges``, over the axes of a score; None when all are.
+
+    Fractions in a mask are float64 in every strategy, so that all of them keep the same pairs.
+    """
+    import torch
+
     node = bound.lowered.keep
     if node is None:
         return None
-    env = environment(bound, ranges, dtype)
+    wide = torch.float64 if bound.frame.device.type != "mps" else torch.float32  # there are no others there
+    env = environment(bound, ranges, wide)
     mask = evaluate(node, env)
     _check_outside(env, None)
     return mask

@@ -250,13 +250,3 @@ DISTANCE = apply("sub", QUERY, KEY)
 def compare(operation: str, left: Node, right: Node | int) -> Node:
     """A comparison node; numbers become constants."""
     return apply(operation, left, Constant(right) if isinstance(right, int) else right)
-
-
-def whole(term: str, name: str, value: object, *, least: int) -> int:
-    """``value`` as an int of at least ``least``; ``SpecError`` otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SpecError(
-            f"{term}: {name}={value!r} must be a whole number of at least {least}.\n"
-            "  Sizes and counts of positions are whole numbers."
-        )
-    return value

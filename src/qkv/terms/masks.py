@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, cast
 from .. import limits
 from ..errors import LimitError, ShapeError, SpecError
 from .expr import Captured, Constant, Index, Lookup, Node, Position, Size, apply
-from .keep import DISTANCE, KEY, QUERY, Keep, Relative, compare, whole
+from .keep import DISTANCE, KEY, QUERY, Keep, Relative, compare
+from .numbers import whole
 from .scope import Scope, captured, unnamed
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from ..errors import DtypeError, ShapeError, SpecError
+from .numbers import number
 from .scaling import Proportional, Scaling, plain_frequencies
 
 if TYPE_CHECKING:
@@ -221,7 +222,8 @@ def rope(
     64
     """
     made = None if sections is None else tuple(sections)
-    return Rope(float(theta), interleaved, float(fraction), scaling, made, section_layout, query, key)
+    base, share = number("rope", "theta", theta), number("rope", "fraction", fraction)
+    return Rope(base, interleaved, share, scaling, made, section_layout, query, key)
 
 
 def permute_pairing(

@@ -28,6 +28,7 @@ from .expr import (
     describe,
     substitute,
 )
+from .numbers import by_head, positive
 from .scope import Scope, captured, unnamed
 from .trace import SCORE, trace_named
 
@@ -135,7 +136,11 @@ class Alibi(ScoreTerm):
 
 
 def alibi(
-    slopes: Tensor | float | None = None, *, head: str | None = None, query: str | None = None, key: str | None = None
+    slopes: Tensor | Named | float | None = None,
+    *,
+    head: str | None = None,
+    query: str | None = None,
+    key: str | None = None,
 ) -> ScoreTerm:
     """``score - slope[head] * |i - j|``, distances between positions; under ``causal`` this is the paper's form.
 
@@ -144,9 +149,10 @@ def alibi(
     p, followed by every other slope of 2 p heads. ``head`` names the head axis as in a pattern. Source: Press et al.
     2022, Train Short, Test Long, section 3 and the published code for other head counts.
     """
-    if slopes is None or hasattr(slopes, "requires_grad"):
-        return Alibi(None if slopes is None else captured("alibi", slopes, label="slopes"), head, query, key)  # type: ignore[arg-type]
-    return Alibi(finite("alibi", "slopes", slopes), head, query, key)
+    if slopes is None:
+        return Alibi(None, head, query, key)
+    made, heads = by_head("alibi", "slopes", slopes, head)
+    return Alibi(made, heads, query, key)
 
 
 def alibi_slopes(num_heads: int) -> tuple[float, ...]:
@@ -237,7 +243,7 @@ class RelativeBias(ScoreTerm):
 
 
 def relative_bias(
-    table: Tensor,
+    table: Tensor | Named,
     *,
     buckets: str = "t5",
     max_distance: int = 128,
@@ -253,6 +259,9 @@ def relative_bias(
     ``buckets="clip"``: 2k+1 rows for the distances -k..k, clipped. Raises ``SpecError`` for a table without rows
     enough. Source: Raffel et al. 2020, T5, section 2.1, and its published bucket function.
     """
+    if isinstance(table, Named):
+        head = table.names[1] if head is None and len(table.names) == 2 else head
+        table = table.tensor
     made = captured("relative_bias", table, label="table")
     if len(table.shape) not in (1, 2) or table.shape[0] < 1:
         raise ShapeError(
@@ -328,7 +337,11 @@ class Shaw(ScoreTerm):
 
 
 def shaw(
-    key_table: Tensor, value_table: Tensor | None = None, *, query: str | None = None, key: str | None = None
+    key_table: Tensor | Named,
+    value_table: Tensor | Named | None = None,
+    *,
+    query: str | None = None,
+    key: str | None = None,
 ) -> ScoreTerm:
     """Relative positions as vectors: ``scale * q . (k + key_table[clip(j - i)])``, and ``v + value_table[clip(j - i)]``
     where a value table is given.
@@ -337,6 +350,8 @@ def shaw(
     size; gradients flow. Raises ``SpecError`` for an even number of rows or tables that disagree. Source: Shaw et al.
     2018, Self-Attention with Relative Position Representations, equations 3 and 4.
     """
+    key_table = key_table.tensor if isinstance(key_table, Named) else key_table
+    value_table = value_table.tensor if isinstance(value_table, Named) else value_table
     captured("shaw", key_table)
     rows = [int(t.shape[0]) if len(t.shape) == 2 else -1 for t in (key_table, value_table) if t is not None]
     if min(rows) < 1 or rows[0] % 2 == 0 or len(set(rows)) > 1:
@@ -351,23 +366,3 @@ def shaw(
         query,
         key,
     )
-
-
-def positive(term: str, name: str, value: object) -> float:
-    """``value`` as a positive, finite float; ``SpecError`` otherwise."""
-    number = finite(term, name, value)
-    if number <= 0:
-        raise SpecError(
-            f"{term}: {name}={value!r} must be positive.\n  A cap or a base of zero or less has no meaning here."
-        )
-    return number
-
-
-def finite(term: str, name: str, value: object) -> float:
-    """``value`` as a finite float; ``SpecError`` otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise SpecError(
-            f"{term}: {name}={value!r} must be a finite number.\n"
-            "  Give a Python number; learned values are given as tensors where the term takes them."
-        )
-    return float(value)

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ..errors import ShapeError, SpecError
+from ..errors import SpecError
 from .expr import Captured, Constant, Lookup, Node
-from .scope import Claim, Scope, captured
-from .score import finite, positive
+from .numbers import by_head, finite, positive
+from .scope import Claim, Scope
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ..coords import Named
 
 FeatureMap = Literal["elu1", "relu", "exp", "identity"] | Callable[["Tensor"], "Tensor"]
 FEATURE_MAPS = ("elu1", "relu", "exp", "identity")
@@ -35,17 +37,6 @@ def head_value(term: str, value: Captured | float, scope: Scope, head: str | Non
     heads = scope.heads(term, head)
     scope.claims.append(Claim(term, value, (heads,)))
     return Lookup(value, (scope.flat(heads),))
-
-
-def number_or_heads(term: str, name: str, value: Tensor | float) -> Captured | float:
-    """A finite number, or a float tensor of no axis or of one axis (heads)."""
-    if isinstance(value, int | float) or not hasattr(value, "requires_grad"):
-        return finite(term, name, value)
-    if len(value.shape) > 1:
-        raise ShapeError(
-            f"{term}: {name} has the shape {tuple(value.shape)}.\n  Give one number, or one for each query head."
-        )
-    return captured(term, value, label=name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +63,9 @@ class Softmax(Weights):
         )
 
 
-def softmax(*, sink: Tensor | float | None = None, off_by_one: bool = False, head: str | None = None) -> Weights:
+def softmax(
+    *, sink: Tensor | Named | float | None = None, off_by_one: bool = False, head: str | None = None
+) -> Weights:
     """``exp(s_j) / (sum_j exp(s_j) + exp(sink))``; without a sink the ordinary softmax.
 
     ``sink``: one score for all heads or a float tensor with one for each query head (learned sinks of gpt-oss;
@@ -84,7 +77,10 @@ def softmax(*, sink: Tensor | float | None = None, off_by_one: bool = False, hea
         raise SpecError(
             "softmax: sink and off_by_one are both given, and off by one is a sink of score 0.\n  Give one of them."
         )
-    return Softmax(None if sink is None else number_or_heads("softmax", "sink", sink), off_by_one, head)
+    if sink is None:
+        return Softmax(None, off_by_one, head)
+    made, heads = by_head("softmax", "sink", sink, head)
+    return Softmax(made, off_by_one, heads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +121,7 @@ class Differential(Weights):
 
 
 def differential(
-    lam: Tensor | float,
+    lam: Tensor | Named | float,
     *,
     lambda_init: float | None = None,
     renormalize: Literal["clamp"] | None = None,
@@ -151,13 +147,14 @@ def differential(
     if renormalize not in (None, "clamp"):
         raise SpecError(f'differential: renormalize={renormalize!r} is not known.\n  Known: None, "clamp".')
     init = None if lambda_init is None else finite("differential", "lambda_init", lambda_init)
+    made, heads = by_head("differential", "lam", lam, head)
     return Differential(
-        number_or_heads("differential", "lam", lam),
+        made,
         init,
         branch,
         renormalize,
         positive("differential", "eps", eps),
-        head,
+        heads,
     )
 
 
@@ -238,4 +235,7 @@ def linear(
         raise SpecError(
             f"linear: decay={decay!r} must lie in (0, 1].\n  1 means no decay; the weight at distance n is decay ** n."
         )
-    return Linear(feature_map, None if decay is None else number_or_heads("linear", "decay", decay), normalize, head)
+    if decay is None:
+        return Linear(feature_map, None, normalize, head)
+    made, heads = by_head("linear", "decay", decay, head)
+    return Linear(feature_map, made, normalize, heads)

@@ -121,11 +121,11 @@ class RowCheck:
         wrong = ratio > 1
         if not bool(wrong.any()):
             return
-        if self._by_flag and self._equals_other_alignment(case, output):
+        if self._by_flag and self._equals_other_alignment(case, output, wrong):
             other = "first" if self.align == "end" else "last"
             detail = f"the answer is that of queries standing at the {other} keys ({self.row['query_length']} queries, "
             yield self._finding("causal alignment", torch.inf, f"{detail}{self.row['key_length']} keys)")
-            return
+            wrong = wrong & output.isnan()
         dead = (result.count == 0)[..., None].expand_as(wrong)
         lost = output.isnan() & ~result.output.isnan() & ~dead
         if bool((wrong & dead).any()):
@@ -156,11 +156,13 @@ class RowCheck:
         seen = f"output{list(place)} is {output[place].item():.6g}, expected {known[place].item():.6g}"
         return "exact answer missed" if exact else "outside the bound", float(ratio[place]), seen
 
-    def _equals_other_alignment(self, case: Case, output: Tensor) -> bool:
-        if self.row["query_length"] == self.row["key_length"]:
+    def _equals_other_alignment(self, case: Case, output: Tensor, wrong: Tensor) -> bool:
+        """Whether what is wrong, NaN aside, is what the other alignment would give."""
+        number = ~output.isnan()
+        if self.row["query_length"] == self.row["key_length"] or not bool((wrong & number).any()):
             return False
         moved = oracle(case.q, case.k, case.v, keep=self._keep("start" if self.align == "end" else "end"))
-        return worst_ratio(output, moved) <= 1
+        return worst_ratio(torch.where(number, output, moved.output.to(output.dtype)), moved) <= 1
 
     def _finding(self, kind: str, ratio: float, detail: str) -> Finding:
         lines = (
@@ -199,13 +201,14 @@ class GradientCheck(RowCheck):
         worst = max(ratios)
         if worst <= 1:
             return
-        if self._by_flag and self.row["query_length"] != self.row["key_length"]:
+        spoiled = any(bool(gradient.isnan().any()) for gradient in found)
+        if self._by_flag and self.row["query_length"] != self.row["key_length"] and not spoiled:
             moved = self._keep("start" if self.align == "end" else "end")
             if max(self._ratios(case, moved, grad_output, found)) <= 1:
                 yield self._finding("causal alignment", torch.inf, "the gradients are those of the other alignment")
                 return
         names = ", ".join(name for name, ratio in zip("qkv", ratios, strict=True) if ratio > 1)
-        if not any(bool(gradient.isnan().any()) for gradient in found):
+        if not spoiled:
             yield self._finding("gradient outside the bound", worst, f"wrong for {names}")
         elif self.row["family"] == "poison":
             yield self._finding(

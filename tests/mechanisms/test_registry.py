@@ -56,6 +56,8 @@ def test_an_unknown_name_suggests_near_ones() -> None:
 def test_an_unknown_layer_names_those_there_are() -> None:
     with pytest.raises(qkv.SpecError, match=r'latent has no layer "both"\.\n  It has: rebuilt, absorbed\.'):
         qkv.mechanisms.get("latent").layer("both")
+    with pytest.raises(qkv.SpecError, match=r'rope has no layer "local"\.\n  It has: one layer, without a name\.'):
+        qkv.mechanisms.get("rope").layer("local")
 
 
 @pytest.mark.parametrize(("name", "layer"), LAYERS)

@@ -103,7 +103,7 @@ def _product(sizes: Sizes, names: tuple[str, ...]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A named mechanism, or the attention of a model whose layers alternate in ``order``."""
+    """A named mechanism, or the attention of a model; ``order`` says how a stack's layers alternate, if they do."""
 
     name: str
     title: str
@@ -121,9 +121,8 @@ class Entry:
         for layer in self.layers:
             if name is None or layer.name == name:
                 return layer
-        raise SpecError(
-            f'{self.name} has no layer "{name}".\n  It has: {", ".join(layer.name for layer in self.layers)}.'
-        )
+        known = ", ".join(layer.name for layer in self.layers) or "one layer, without a name"
+        raise SpecError(f'{self.name} has no layer "{name}".\n  It has: {known}.')
 
     def layer_at(self, number: int) -> Layer:
         """The layer that stands at ``number`` of the stack, counted from 0.
@@ -134,7 +133,7 @@ class Entry:
         """
         return self.layer(self.order[number % len(self.order)] if self.order else None)
 
-    def spec(self, layer: str | None = None, **parameters: Any) -> Spec:
+    def spec(self, layer: str | None = None, /, **parameters: Any) -> Spec:
         """The spec of a layer (the first one without a name). Parameters as of the layer's function."""
         return self.layer(layer).spec(**parameters)
 

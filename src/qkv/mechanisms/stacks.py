@@ -1,3 +1,0 @@
-"""What attention of known models is."""
-
-STACKS = ()

@@ -22,7 +22,6 @@ dead rows: a row is nan
     y = 2
 
 not run: 2 checks, supports lacks mask (the first: row 5)
-
 not run: 1 checks, supports lacks gqa (the first: row 7)"""
 
 

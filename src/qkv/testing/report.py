@@ -84,9 +84,10 @@ class Report:
         for finding in self.examples:
             lines += ["", f"{finding.kind}: {finding.detail}", textwrap.indent(finding.code, "    ")]
         reasons = [entry.reason for entry in self.not_run]
+        lines += [""] if reasons else []
         for reason in dict.fromkeys(reasons):
             first = next(entry.check for entry in self.not_run if entry.reason == reason)
-            lines += ["", f"not run: {reasons.count(reason)} checks, {reason} (the first: {first})"]
+            lines += [f"not run: {reasons.count(reason)} checks, {reason} (the first: {first})"]
         return "\n".join(lines)
 
     def to_json(self) -> str:

@@ -32,7 +32,7 @@ EXPRESSION_DEPTH: Final = 200
 BOUNDED_TABLE_ELEMENTS: Final = 1 << 22
 
 # Each random block of a BigBird mask is a term of the expression; a table of blocks serves larger numbers.
-RANDOM_BLOCKS: Final = 64
+RANDOM_BLOCKS: Final = 32
 
 # The ancestors of a draft tree are a table of n x n truth values.
 TREE_NODES: Final = 2048

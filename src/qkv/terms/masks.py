@@ -191,20 +191,19 @@ def blocks(
     )
 
 
-_MODULUS = (1 << 31) - 1
+_MODULUS = 67_108_859
+"""The largest prime below 2^26: squares of residues stay below 2^52, exact in every number that a strategy may use."""
 
 
 def _random_block(block: Node, count: Node, stream: int) -> Node:
-    """A number below ``count`` that depends on ``block`` and ``stream`` alone: two rounds of a multiplicative hash
-    within 2^53.
+    """A number below ``count`` that depends on ``block`` and ``stream`` alone: squared and shifted three times modulo a
+    prime, so that neighbouring blocks get unrelated numbers.
     """
-    node = apply(
-        "mod", apply("add", apply("mul", block, Constant(1_103_515)), Constant(stream % _MODULUS)), Constant(_MODULUS)
-    )
-    for factor in (69_069, 48_271):
-        mixed = apply("add", apply("mul", node, Constant(factor)), apply("floordiv", node, Constant(1 << 13)))
-        node = apply("mod", mixed, Constant(_MODULUS))
-    return apply("mod", apply("floordiv", node, Constant(1 << 7)), count)
+    start = apply("add", apply("mul", block, Constant(40_503)), Constant(stream % _MODULUS))
+    node = apply("mod", start, Constant(_MODULUS))
+    for shift in (12_345_701, 9_876_543, 31_415_927):
+        node = apply("mod", apply("add", apply("mul", node, node), Constant(shift)), Constant(_MODULUS))
+    return apply("mod", node, count)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,9 @@ def _like(request: Request) -> tuple[Tensor, Tensor, Tensor]:
     lowered = request.lowered
     groups = request.size(*lowered.query_order[1:])
     batch, heads = request.size(*lowered.shared[:-1]), request.size(*lowered.shared[-1:])
-    dtype = getattr(torch, request.dtype)
+    # rotated features are not rounded to 16 bits
+    wide = request.spec.position is not None and request.dtype != "float64"
+    dtype = torch.float32 if wide else getattr(torch, request.dtype)
 
     def empty(heads: int, length: int, size: int) -> Tensor:
         return torch.empty(size, dtype=dtype, device=request.device, requires_grad=request.requires_grad).expand(
@@ -121,12 +123,12 @@ class Sdpa:
 
         lowered = bound.lowered
         grouped = len(lowered.query_order) == 2
-        dtype = bound.frame.dtype  # rotated features are wider
+        dtype = bound.frame.dtype if bound.spec.position is None else bound.working_dtype
         q = (bound.q.transpose(-2, -3) if grouped else bound.q).to(dtype)  # [shared..., group, query, feature]
         shared = len(lowered.shared)
         batch = q.shape[: max(0, shared - 1)]
         q = _four(q, shared, grouped)
-        k, v = _four(bound.k.to(dtype), shared, False), _four(bound.v, shared, False)
+        k, v = _four(bound.k.to(dtype), shared, False), _four(bound.v.to(dtype), shared, False)
         out = torch.nn.functional.scaled_dot_product_attention(
             q,
             k,

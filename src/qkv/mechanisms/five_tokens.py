@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 PUBLISHED = "cat"
 DECIMALS = 4
-BIGBIRD_SEED = 6
+BIGBIRD_SEED = 20
 """A seed whose random key for "cat" lies in its window, as the published row wants, and those of others do not all."""
 
 Matrix = NDArray[np.float64]

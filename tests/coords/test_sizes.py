@@ -128,6 +128,12 @@ def test_grouped_heads_without_a_group(message):
     )
 
 
+def test_axes_are_not_called_swapped_where_the_swap_would_not_help(message):
+    """b has the size that h should have in q, but with 4 for b nothing would agree either."""
+    lines = message(SizeMismatch, lambda: solved(PLAIN, (2, 4, 6, 8), (2, 2, 6, 8), (2, 2, 6, 8)))
+    assert lines[-1].endswith("If 2 of q's share one of k's, write (h g) in q and in the output.")
+
+
 def test_known_that_disagrees(message):
     lines = message(SizeMismatch, lambda: solved(PLAIN, (2, 8, 5, 64), (2, 8, 7, 64), (2, 8, 7, 64), {"j": 9}))
     assert lines == [
@@ -135,7 +141,7 @@ def test_known_that_disagrees(message):
         "    k: j=7   (argument 2: b=2 h=8 j=7 d=64)",
         "    v: j=7   (argument 3: b=2 h=8 j=7 e=64)",
         "    sizes: j=9",
-        '  Every tensor that carries "j" must agree. Compare the layouts of these tensors with the pattern.',
+        '  Every tensor that carries "j" must agree. Take "j" out of sizes=, which is for sizes that shapes leave open.',
     ]
 
 

@@ -202,6 +202,7 @@ def roles(pattern: Pattern) -> Roles:
     feature are needed; a pattern without a query-only coordinate is one query. A query-only coordinate in parentheses
     with a shared one is a head group, not a sequence. Rests take one role each, as ``..b``.
 
+    >>> from qkv.coords.pattern import parse
     >>> roles(parse("b (h g) i d, b h j d, b h j e -> b (h g) i e")).query_candidates
     ('i',)
     """

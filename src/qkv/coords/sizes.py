@@ -51,6 +51,12 @@ class _Call:
         shown = " ".join(_axis(*each) for each in self.axes[tensor])
         return f"    {tensor}: {_axis(axis, size):<{width}}   (argument {_ARGUMENT[tensor]}: {shown})"
 
+    def fits(self, axis: Axis, size: int, besides: str) -> bool:
+        """Whether no tensor but ``besides`` gives the axis another size."""
+        return all(
+            n == size for t, axes in self.axes.items() if t != besides for other, n in axes if other.names == axis.names
+        )
+
     def lines(self, coordinate: str, known: Mapping[str, int]) -> str:
         """One line for each tensor that carries the coordinate, and one for ``sizes=`` when it names it."""
         found = [(t, a, n) for t, axes in self.axes.items() for a, n in axes if coordinate in a.names]
@@ -65,6 +71,8 @@ def _advice(coordinate: str, seen: Mapping[str, int], call: _Call) -> str:
     """The last line of a disagreement: what most likely happened, and what to do."""
     values = sorted(set(seen.values()))
     rule = f'Every tensor that carries "{coordinate}" must agree.'
+    if "sizes" in seen and len({size for tensor, size in seen.items() if tensor != "sizes"}) == 1:
+        return f'{rule} Take "{coordinate}" out of sizes=, which is for sizes that shapes leave open.'
     if len(values) == 2 and values[1] - values[0] == 1 and values[0] > 1:
         return f"{rule} Was the last value dropped?"
     if values[0] == 1:
@@ -72,7 +80,12 @@ def _advice(coordinate: str, seen: Mapping[str, int], call: _Call) -> str:
         return f'{rule} A size of 1 does not spread: to share {lone}, squeeze it and leave "{coordinate}" out there.'
     for tensor, size in seen.items():
         if tensor in call.axes and len(values) == 2:
-            others = [str(a) for a, n in call.axes[tensor] if coordinate not in a.names and n in values and n != size]
+            wanted = next(n for n in values if n != size)
+            others = [
+                str(axis)
+                for axis, n in call.axes[tensor]
+                if n == wanted and coordinate not in axis.names and call.fits(axis, size, besides=tensor)
+            ]
             if others:
                 return f'{rule} Are "{coordinate}" and "{others[0]}" swapped in {tensor}?'
     if len(values) == 2 and values[0] > 1 and values[1] % values[0] == 0 and seen.get("q") == values[1]:
@@ -273,6 +286,7 @@ def solve(pattern: Pattern, shapes: Mapping[str, Shape], known: Mapping[str, int
     SizeMismatch when sizes disagree or cannot be solved, CoordinateError when ``known`` names what the pattern lacks,
     and PatternError when the pattern fits no roles.
 
+    >>> from qkv.coords.pattern import parse
     >>> shapes = {"q": (2, 8, 5, 16), "k": (2, 4, 7, 16), "v": (2, 4, 7, 16)}
     >>> solve(parse("b (h g) i d, b h j d, b h j e -> b (h g) i e"), shapes).sizes["g"]
     2

@@ -75,7 +75,9 @@ def test_bigbird_shows_random_keys_but_none_in_the_published_row() -> None:
     distance = np.abs(np.subtract.outer(np.arange(5), np.arange(5)))
     plain = (distance <= 1) | (np.arange(5) == 0) | (np.arange(5)[:, None] == 0)
     assert (kept[plain]).all()
-    assert (kept & ~plain).any(axis=1).tolist() == [False, False, True, False, True]
+    random = (kept & ~plain).any(axis=1)
+    assert not random[1]
+    assert random.any()
 
 
 def test_what_cannot_run_all_fifteen_says_which() -> None:

@@ -166,10 +166,10 @@ def summary(computed: Computed) -> list[Text]:
             line.append(" " * before).append_text(mark(computed[name][number].met)).append(
                 " " * (len(name) + 1 - before)
             )
-        if not all(computed[name][number].met for name in names):
-            line.append(f"published {' '.join(written(row.published))}", "red")
         line.rstrip()
         lines.append(line)
+        if not all(computed[name][number].met for name in names):
+            lines.append(Text(f"{'published'.rjust(wide)}  {' '.join(written(row.published))}", "red"))
     for name in names:
         met = sum(row.met for row in computed[name])
         said = f" {met} of {len(rows)} published rows met to four decimals by strategy {name}"

@@ -8,6 +8,8 @@ import hypothesis
 import pytest
 import torch
 
+from tests.contract.tally import pytest_terminal_summary as pytest_terminal_summary
+
 SEED = int(os.environ.get("QKV_SEED", "0"))
 
 # No deadline: the machine is shared by the workers, so that times say nothing.

@@ -1,0 +1,62 @@
+"""Why a strategy refuses a problem, told a second time: from the problem alone, without the strategies' tables."""
+
+from __future__ import annotations
+
+import torch
+
+from qkv.testing import Sizes
+from tests.contract.problem import Problem
+
+
+def expected(problem: Problem, strategy: str) -> tuple[str, ...]:
+    """The beginning of each reason, in order; none when the strategy must run the problem."""
+    return {"sdpa": _sdpa, "linear": _linear}.get(strategy, lambda problem: ())(problem)
+
+
+def _sdpa(problem: Problem) -> tuple[str, ...]:
+    sizes, reasons = problem.sizes, list[str]()
+    if problem.made_weights.kind != "softmax":
+        reasons.append(f"{problem.made_weights.kind} weights are not supported")
+    if problem.score != "none":
+        reasons.append("score term")
+    if problem.weights in ("sink", "one sink", "off by one"):
+        reasons.append("a sink is not supported")
+    if 0 in (sizes.query_length, sizes.key_length):
+        reasons.append("a size is 0")
+    elif any(x.stride(-1) != 1 for x in problem.operands):
+        reasons.append("a feature axis is strided")
+    elif sizes.feature_size != sizes.value_size:
+        reasons.append("feature and value feature differ in size")
+    if problem.keep not in ("full", "causal"):
+        reasons.append("keep=")
+    elif problem.keep == "causal" and sizes.query_length != sizes.key_length:
+        reasons.append("is_causal aligns at the first key")
+    if not reasons and problem.keep != "full" and not _finite(problem):
+        reasons.append("k or v holds NaN or infinity")
+    return tuple(reasons)
+
+
+def _linear(problem: Problem) -> tuple[str, ...]:
+    if problem.made_weights.kind != "linear":
+        reasons = [f"{problem.made_weights.kind} weights are not supported"]
+    else:
+        reasons = []
+    if problem.keep in ("full", "padding"):
+        reasons += ["decay without causal"] if problem.weights == "linear decay" else []
+    elif problem.keep != "causal":
+        reasons.append("keep=")
+    elif problem.sizes.query_length != problem.sizes.key_length:
+        reasons.append("causal in chunks needs one key sequence")
+    if not reasons and problem.keep != "full" and not _finite(problem):
+        reasons.append("k or v holds NaN or infinity")
+    return tuple(reasons)
+
+
+def _finite(problem: Problem) -> bool:
+    _, k, v = problem.operands
+    return bool(torch.isfinite(k).all() and torch.isfinite(v).all())
+
+
+def small(sizes: Sizes) -> bool:
+    """Whether a problem is small enough to be run again in many small blocks."""
+    return sizes.query_length * sizes.key_length * sizes.query_heads * sizes.batch <= 16_000

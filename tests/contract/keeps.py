@@ -1,7 +1,9 @@
 """Every keep term beside its definition: the term as a user writes it, and the mask as one comparison of positions.
 
-Knows positions and the terms' words. The masks share no line with qkv: they are written a second time, the slow and obvious way.
-Queries stand so that the last one is at the last key, which gives negative positions when there are more queries than keys.
+Knows positions and the terms' words. The masks share no line with qkv: they are written a second time, the slow and
+obvious way.
+Queries stand so that the last one is at the last key, which gives negative positions when there are more queries
+than keys.
 """
 
 from __future__ import annotations
@@ -99,7 +101,7 @@ def dilated(sizes: Sizes, seed: int) -> Made:
 def bigbird(sizes: Sizes, seed: int) -> Made:
     """Window, global and random blocks; the random ones by the same numbers in Python's whole numbers."""
     i, j = positions(sizes)
-    size, modulus = 4, (1 << 31) - 1
+    size, modulus = 4, 67_108_859
     count = max(1, -(-sizes.key_length // size))
     mask = ((i // size - j // size).abs() <= 1) | (i // size < 1) | (j // size < 1)
     for n in range(2):

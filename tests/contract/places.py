@@ -1,6 +1,7 @@
 """Every position term beside its definition: a rotation of pairs of features, in float64.
 
-The plain angles are written out here; those of the scalings come from the term, which ``tests/terms`` holds against transformers' own.
+The plain angles are written out here; those of the scalings come from the term, which ``tests/terms`` holds against
+transformers' own.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """The covering arrays of the suite: which problems are run, chosen so that every pair of values of two axes meets.
 
-Three arrays: one over everything; one inside what ``sdpa`` runs and one inside what ``linear`` runs, which the first meets too seldom.
+Three arrays: one over everything; one inside what ``sdpa`` runs and one inside what ``linear`` runs, which the first
+meets too seldom.
 Knows combinations; what is left out has its reason here, and its error in ``tests/spec``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from functools import lru_cache
 from typing import cast
 
@@ -114,7 +115,10 @@ def _problem(row: Row, seed: int) -> Problem:
     if "lengths" in row:
         queries, more = cast("tuple[int, int]", row["lengths"])
         row = {**row, "query_length": queries, "key_length": queries + more}
-    text: Callable[[str], str] = lambda name: str(row[name])
+
+    def text(name: str) -> str:
+        return str(row[name])
+
     return Problem(
         row_sizes(row),
         keep=text("keep"),

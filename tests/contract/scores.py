@@ -1,6 +1,7 @@
 """Every score term beside its definition: the term as a user writes it, and what it adds to float64 logits.
 
-Knows formulas of papers and published code. What is learned (tables, slopes, temperatures) comes as leaves, so that gradients can be asked of both.
+Knows formulas of papers and published code. What is learned (tables, slopes, temperatures) comes as leaves, so that
+gradients can be asked of both.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ Leaves = dict[str, Tensor]
 class Change:
     """What a term does, in the oracle's words: logits are capped, then the bias is added, then ``score`` is applied.
 
-    ``bias`` broadcasts to [b, h, i, j]; ``rows`` is a table [r, e] added to values and the row [i, j] that each pair reads; ``size`` is
+    ``bias`` broadcasts to [b, h, i, j]; ``rows`` is a table [r, e] added to values and the row [i, j] that each pair
+    reads; ``size`` is
     the largest number that ``score`` adds to a logit, whose rounding counts like a bias's.
     """
 
@@ -36,7 +38,9 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One score term: its leaves, the terms made of them, and the definition from the leaves in float64, scaled queries [b, h, i, d] and sizes."""
+    """One score term: its leaves, the terms made of them, and the definition from the leaves in float64, scaled
+    queries [b, h, i, d] and sizes.
+    """
 
     leaves: Leaves
     terms: Callable[[Leaves], tuple[object, ...]]
@@ -56,7 +60,9 @@ def softcap(sizes: Sizes, seed: int) -> Score:
 
 
 def published_slopes(heads: int) -> list[float]:
-    """The slopes of Press et al.'s code: powers of 2 ** (-8 / n), and every other one of twice as many for other counts."""
+    """The slopes of Press et al.'s code: powers of 2 ** (-8 / n), and every other one of twice as many for other
+    counts.
+    """
     power = 2 ** math.floor(math.log2(heads))
     start = 2.0 ** (-(2.0 ** -(math.log2(power) - 3)))
     slopes = [start ** (n + 1) for n in range(power)]

@@ -1,4 +1,6 @@
-"""What the suite ran, summed over all workers into lines of the test report: nothing is left out without being counted."""
+"""What the suite ran, summed over all workers into lines of the test report: nothing is left out without being
+counted.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,9 @@ from tests.contract.scores import Leaves
 
 @dataclass(frozen=True, slots=True)
 class Weighing:
-    """One kind of weights: its leaves, the term made of them, and the oracle's keyword arguments from the leaves in float64."""
+    """One kind of weights: its leaves, the term made of them, and the oracle's keyword arguments from the leaves in
+    float64.
+    """
 
     leaves: Leaves
     term: Callable[[Leaves], Weights | None]

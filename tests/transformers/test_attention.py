@@ -221,6 +221,16 @@ def test_learned_queries_serve_the_whole_batch() -> None:
     assert close(ours, plainly(q[:1].expand(B, -1, -1, -1), k, v)[0])
 
 
+def test_a_mask_for_several_serves_one() -> None:
+    q, k, v = tensors()
+    kept = lower().expand(B, 1, L, J).clone()
+    kept[0, :, :, 0] = False
+    kept[0, :, 0, 0] = True
+    ours = qkv_attention(Layer(), q[:1], k[:1], v[:1], kept)[0]
+    one = [x[:1].expand(B, -1, -1, -1) for x in (q, k, v)]
+    assert ours.shape[0] == B and close(ours, plainly(*one, kept=kept)[0])
+
+
 class Cache:
     """What continuous batching's cache does, as far as attention sees it."""
 

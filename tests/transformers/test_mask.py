@@ -1,4 +1,4 @@
-"""The symbolic mask says what transformers' own mask says, whatever a model does with it."""
+"""The symbolic mask says what the mask of eager attention says, whatever a model does with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import DynamicCache, LlamaConfig, StaticCache, masking_utils
 
 import qkv
 from qkv.errors import ModelError
-from qkv.transformers import SymbolicMask
+from qkv.transformers import SymbolicMask, qkv_attention, watch
 from qkv.transformers.mask import qkv_mask
 
 WINDOW, CHUNK = 3, 4
@@ -80,9 +80,9 @@ def test_the_term_keeps_what_eager_keeps(kind: str, side: str, past: int, length
     there = paddings(past + length)[side]
     eager, ours = made(kind, there, length, past)
     assert isinstance(ours, SymbolicMask) and eager is not None
-    assert ours.dtype == torch.bool and ours.shape == eager.shape
+    assert ours.dtype == eager.dtype and ours.shape == eager.shape
     assert torch.equal(kept_by(ours), eager == 0)
-    assert torch.equal(ours.rule.dense(), eager == 0)
+    assert torch.equal(ours.rule.dense(), eager)
 
 
 @pytest.mark.parametrize("side", ["none", "left"])
@@ -125,8 +125,8 @@ def test_a_function_that_cannot_be_recorded_gives_the_plain_tensor() -> None:
         return torch.fmod(i + j, 2) == 0
 
     eager, ours = made("causal", paddings(7)["left"], and_mask_function=odd)
-    assert type(ours) is Tensor and ours.dtype == torch.bool and eager is not None
-    assert torch.equal(ours, eager == 0)
+    assert type(ours) is Tensor and eager is not None
+    assert torch.equal(ours, eager)
 
 
 def test_a_bidirectional_mask_that_keeps_everything_is_left_out() -> None:
@@ -134,7 +134,7 @@ def test_a_bidirectional_mask_that_keeps_everything_is_left_out() -> None:
     full = masking_utils.create_bidirectional_mask(config("qkv"), embeds, torch.ones(2, 7))
     asked = masking_utils.create_bidirectional_mask(config("qkv"), embeds, None, allow_is_bidirectional_skip=False)
     assert full is None
-    assert isinstance(asked, SymbolicMask) and asked.rule.keep is None and bool(asked.rule.dense().all())
+    assert isinstance(asked, SymbolicMask) and asked.rule.keep is None and not asked.rule.dense().any()
 
 
 def test_a_decoding_step_keeps_every_key_and_has_no_term() -> None:
@@ -159,39 +159,50 @@ def test_slices_of_queries_and_keys_stay_symbolic(mask: SymbolicMask) -> None:
     ):
         part = mask[index]
         assert isinstance(part, SymbolicMask), index
-        assert torch.equal(part.rule.dense(), dense[index]) and torch.equal(kept_by(part), dense[index])
+        assert torch.equal(part.rule.dense(), dense[index]) and torch.equal(kept_by(part), dense[index] == 0)
     assert isinstance(mask.detach(), SymbolicMask) and isinstance(mask[:, :, :5, :7], SymbolicMask)
 
 
 def test_other_operations_get_the_real_tensor(mask: SymbolicMask) -> None:
     dense = mask.rule.dense()
+    scores = torch.randn(2, 4, 5, 7)
     for operation in (
         lambda m: m[:, 0],
         lambda m: m[:, :, ::2],
-        lambda m: ~m,
-        lambda m: m & torch.ones(7, dtype=torch.bool),
-        lambda m: m.float(),
-        lambda m: torch.where(m, 0.0, -1.0),
-        lambda m: torch.zeros(2, 1, 5, 7).masked_fill(m, 1.0),
+        lambda m: scores + m,
+        lambda m: m == 0,
+        lambda m: m.bool(),
+        lambda m: torch.where(m == 0, 0.0, -1.0),
+        lambda m: m.masked_fill(m < 0, -5.0),
         lambda m: torch.cat([m, m], dim=-1),
+        lambda m: torch.nn.functional.pad(m, (0, 2)),
         lambda m: m.sum(),
         lambda m: m.expand(2, 3, 5, 7),
         lambda m: m.clone(),
+        lambda m: m.to(torch.float64),
     ):
         assert type(operation(mask)) is Tensor
         assert torch.equal(operation(mask), operation(dense))
-    assert bool((mask == dense).all()) and mask.any().item()
     with pytest.raises(RuntimeError, match="not supported"):
         mask.tolist()  # what torch cannot do with the object it says, and loses nothing
 
 
-def test_adding_it_to_scores_is_refused(mask: SymbolicMask) -> None:
-    scores = torch.zeros(2, 4, 5, 7)
-    for adding in (lambda: scores + mask, lambda: mask + scores, lambda: scores.add(mask), lambda: scores - mask):
-        with pytest.raises(ModelError, match="adds its attention mask to the scores by itself"):
-            adding()
-    with pytest.raises(ModelError, match="adds its attention mask"):
-        scores += mask
+def test_a_mask_changed_in_place_counts_as_changed(mask: SymbolicMask) -> None:
+    before = mask.rule.dense().clone()
+    mask.masked_fill_(torch.arange(7) == 3, torch.finfo(torch.float32).min)
+    assert isinstance(mask, SymbolicMask) and mask.rule.edited
+    assert bool((mask.rule.dense()[..., 3] < 0).all()) and not torch.equal(mask.rule.dense(), before)
+    values = torch.eye(7)[None, None].expand(2, 1, 7, 7)
+    with watch.watching(lambda call: None):
+        ours = qkv_attention(torch.nn.Module(), torch.zeros(2, 1, 5, 1), torch.zeros(2, 1, 7, 1), values, mask)[0]
+    assert torch.equal(ours[:, :, 0] > 0, mask.rule.dense()[:, 0] == 0)
+    with pytest.raises(ModelError, match="slices its attention mask after changing it in place"):
+        mask[..., 1:]
+
+
+def test_a_part_changed_in_place_is_refused(mask: SymbolicMask) -> None:
+    with pytest.raises(ModelError, match="changes a part of its attention mask in place"):
+        mask[..., 2:4] = 0.0
 
 
 def test_it_says_what_it_is(mask: SymbolicMask) -> None:
@@ -204,8 +215,6 @@ def test_one_forward_pass_builds_one_spec_for_all_layers() -> None:
     family = next(f for f in families.CAUSAL if f.name == "llama")
     model = qkv.transformers.use(family.build())
     rules: list[Any] = []
-    from qkv.transformers import watch
-
     with watch.watching(lambda call: rules.append(call.mask.rule)):
         harness.output(model, harness.inputs(family, "left"))
     assert len(rules) == 2 and rules[0] is rules[1] and len(rules[0].specs) == 1

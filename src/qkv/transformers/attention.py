@@ -62,7 +62,7 @@ def qkv_attention(
             "  Give position_ids that restart at 0 in each sequence and no attention_mask; transformers then makes "
             "the mask."
         )
-    query, key, value = _alike(query, key, value)
+    query, key, value = _alike(query, key, value, attention_mask)
     if isinstance(scaling, Tensor):  # a learned scale: its gradient flows through the queries
         query, scaling = query * scaling, 1.0
     sizes = (query.shape[0], query.shape[1], query.shape[2], key.shape[2])
@@ -82,6 +82,7 @@ def qkv_attention(
         output, weights = result.output, result.stats["weights"].transpose(2, 3).flatten(1, 2)
     else:
         output, weights = spec(query, key, value, positions=said.positions, dropout=dropout), None
+    output = output.contiguous()  # models view it with heads and features merged
     if watch.wanted(module) and not torch.compiler.is_compiling():
         sent = {
             "scaling": scaling,
@@ -110,23 +111,26 @@ class Said:
     specs: dict[Any, qkv.Spec] | None = None
 
 
-def _alike(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The three in autocast's type where autocast is on, and queries learned for a batch of 1 given the batch of the
-    keys.
+def _alike(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The three in autocast's type where autocast is on, and of one batch: a batch of 1 stands for all, as with eager
+    attention (queries that are learned, masks of several prompts).
     """
     kind = query.device.type
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    if query.shape[0] != key.shape[0] and query.shape[0] == 1:
-        query = query.expand(key.shape[0], *query.shape[1:])
+    batch = max(query.shape[0], key.shape[0], 1 if mask is None else mask.shape[0])
+    if query.shape[0] == 1 < batch:
+        query = query.expand(batch, -1, -1, -1)
+    if key.shape[0] == 1 < batch:
+        key, value = key.expand(batch, -1, -1, -1), value.expand(batch, -1, -1, -1)
     return query, key, value
 
 
 def _said(name: str, mask: Tensor, sizes: tuple[int, int, int, int]) -> Said:
     if isinstance(mask, SymbolicMask):
         rule = mask.rule
-        if (rule.batch_size, rule.num_queries, rule.num_keys) == (sizes[0], sizes[2], sizes[3]):
+        if not rule.edited and (rule.batch_size, rule.num_queries, rule.num_keys) == (sizes[0], sizes[2], sizes[3]):
             return Said(rule.keep, None, rule.positions, rule.captures, rule.specs)
         mask = rule.dense()
     read = given.read(mask, sizes, f"the attention mask of {name}")

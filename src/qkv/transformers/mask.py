@@ -1,12 +1,11 @@
-"""The mask that models carry from ``create_causal_mask`` to attention: a function of coordinates that looks like a bool
+"""The mask that models carry from ``create_causal_mask`` to attention: a function of positions that looks like a
 tensor.
 
 transformers describes a mask by a function of (batch, head, query, key) and asks the registered implementation to turn
 it into whatever its attention function reads. Here that is the function itself, recorded as a ``keep`` term; nothing of
-size query x key is made. To the model the object is a bool tensor of shape [batch, 1, query, key], True meaning kept,
-as for ``sdpa``: a slice of the queries or keys stays symbolic, every other operation gets the real tensor, and adding
-it to scores is refused, because a model that does so would add 0 and 1 instead of masking. This module refuses to know
-how attention is computed.
+size query x key is made. To the model it is the float tensor of eager attention, the one form that every model knows: a
+slice of the queries or keys stays symbolic, every other operation gets the real tensor. This module refuses to know how
+attention is computed.
 """
 
 from __future__ import annotations
@@ -20,14 +19,15 @@ from torch import Tensor
 from ..errors import LimitError, ModelError, TraceError
 from . import hf
 from .routes import refuse_unrouted
-from .rule import MaskFunction, Rule, and_padding, written
+from .rule import MaskFunction, Rule, and_padding, write
 
 logger = logging.getLogger("qkv.transformers")
 
 
 class SymbolicMask(Tensor):
-    """A bool mask [batch, 1, query, key] that is held as a rule; any operation but a slice along query or key gets the
-    real tensor.
+    """A mask [batch, 1, query, key] held as a rule: to the model the float tensor that eager attention adds.
+
+    A slice along query or key is such a mask again; any other operation gets the real tensor.
     """
 
     rule: Rule
@@ -40,7 +40,7 @@ class SymbolicMask(Tensor):
         """The tensor that stands for ``rule``; it owns no memory."""
         shape = (rule.batch_size, 1, rule.num_queries, rule.num_keys)
         make: Any = Tensor._make_wrapper_subclass  # pyright: ignore[reportPrivateUsage] # torch's way to make a subclass
-        made = make(cls, shape, dtype=torch.bool, device=rule.device)
+        made = make(cls, shape, dtype=rule.dtype, device=rule.device)
         made.rule = rule
         return made
 
@@ -51,27 +51,32 @@ class SymbolicMask(Tensor):
     def __torch_dispatch__(
         cls, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        packet = func.overloadpacket
-        if packet in _SAME:
-            return SymbolicMask(args[0].rule)
-        if packet is torch.ops.aten.slice and isinstance(args[0], SymbolicMask):
-            narrowed = _sliced(args[0], *args[1:], **(kwargs or {}))
+        packet, named = func.overloadpacket, kwargs or {}
+        first = args[0] if args else None
+        if packet in _SAME and isinstance(first, SymbolicMask):
+            return SymbolicMask(first.rule)
+        if packet is torch.ops.aten.slice and isinstance(first, SymbolicMask):
+            narrowed = _sliced(first, *args[1:], **named)
             if narrowed is not None:
                 return narrowed
-        values = [*args, *(kwargs or {}).values()]
-        if packet in _ADDING and any(isinstance(v, Tensor) and v.is_floating_point() for v in values):
-            raise ModelError(
-                "a model adds its attention mask to the scores by itself, so its attention does not go through the "
-                "attention interface.\n"
-                "  qkv's mask says which keys are kept (True); added to scores it would mask nothing.\n"
-                '  Load this model with attn_implementation="eager"; docs/transformers-families.md lists the '
-                "families that route."
-            )
-        return func(*(_real(a) for a in args), **{k: _real(v) for k, v in (kwargs or {}).items()})
+        answer = func(*(_real(a) for a in args), **{k: _real(v) for k, v in named.items()})
+        if func._schema.is_mutable and isinstance(first, SymbolicMask):
+            _edited(first)
+            return first
+        return answer
 
 
 _SAME = {torch.ops.aten.detach, torch.ops.aten.alias}
-_ADDING = {torch.ops.aten.add, torch.ops.aten.add_, torch.ops.aten.sub, torch.ops.aten.baddbmm, torch.ops.aten.addmm}
+
+
+def _edited(mask: SymbolicMask) -> None:
+    """Notes that the written mask was changed in place: from now on it is what counts."""
+    if mask.rule.part:
+        raise ModelError(
+            "a model changes a part of its attention mask in place, which qkv's mask cannot follow.\n"
+            '  Load this model with attn_implementation="eager", and please report it.'
+        )
+    mask.rule.edited = True
 
 
 def _real(value: Any) -> Any:
@@ -105,6 +110,7 @@ def qkv_mask(
     attention_mask: Tensor | None = None,
     allow_is_bidirectional_skip: bool = False,
     use_vmap: bool = False,
+    dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     config: Any = None,
     **_shortcuts: Any,
@@ -113,10 +119,10 @@ def qkv_mask(
     everything and may be left out.
 
     Arguments are transformers': lengths and offsets of query and key positions, a function of (batch, head, query,
-    key), and the 2-D padding mask, whose axes are batch and key position. The rest of what it sends (``dtype``,
-    ``local_size``, ``allow_is_causal_skip``) steers shortcuts that nothing here needs. While torch.compile or
-    torch.export traces, and for a function that cannot be recorded, the answer is the bool tensor that ``sdpa`` would
-    get. Raises ``ModelError`` for a configuration whose model does not call the attention interface.
+    key), and the 2-D padding mask, whose axes are batch and key position. The rest of what it sends (``local_size``,
+    ``allow_is_causal_skip``) steers shortcuts that nothing here needs. While torch.compile or torch.export traces, and
+    for a function that cannot be recorded, the answer is the float tensor that eager attention would get. Raises
+    ``ModelError`` for a configuration whose model does not call the attention interface.
     """
     if isinstance(attention_mask, SymbolicMask):
         return attention_mask
@@ -125,7 +131,8 @@ def qkv_mask(
     padding: Tensor | None = hf.masking.prepare_padding_mask(there, kv_length, kv_offset)
     if hf.is_tracing(padding if padding is not None else q_offset):
         padded = mask_function if padding is None else and_padding(mask_function, padding)
-        return written(batch_size, q_length, kv_length, q_offset, kv_offset, padded, device, use_vmap)
+        lengths, offsets = (q_length, kv_length), (q_offset, kv_offset)
+        return write(batch_size, lengths, offsets, padded, dtype, device, vmap=use_vmap)
     query_offset = int(q_offset)
     if padding is not None and there is not None:
         # What transformers appends to a short mask are keys after the last query, which a causal mask drops anyway.
@@ -143,6 +150,7 @@ def qkv_mask(
         query_offset,
         kv_offset,
         torch.device(device),
+        dtype,
         vmap=use_vmap,
     )
     try:

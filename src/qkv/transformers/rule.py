@@ -17,6 +17,7 @@ from torch import Tensor
 
 import qkv
 
+from ..errors import ModelError
 from . import hf
 
 MaskFunction = Callable[[Any, Any, Any, Any], Any]
@@ -41,7 +42,10 @@ class Rule:
     query_offset: int
     key_offset: int
     device: torch.device
+    dtype: torch.dtype
     vmap: bool = False
+    part: bool = False
+    edited: bool = False
     keep: qkv.Keep | None = None
     captures: bool = False
     specs: dict[Any, Any] = field(default_factory=dict[Any, Any])
@@ -79,26 +83,29 @@ class Rule:
         return qkv.padding(here, "1 j" if here.shape[0] == 1 < self.batch_size else "b j")
 
     def dense(self) -> Tensor:
-        """The mask as a bool tensor [batch, 1, query, key], made by transformers' own code from the same function."""
+        """The mask [batch, 1, query, key] as eager attention adds it: 0 for kept, the type's minimum for dropped keys.
+
+        Made by transformers' own code from the same function, and kept.
+        """
         if self.written is None:
             function = self.function if self.padding is None else and_padding(self.function, self.padding)
-            self.written = written(
-                self.batch_size,
-                self.num_queries,
-                self.num_keys,
-                self.query_offset,
-                self.key_offset,
-                function,
-                self.device,
-                self.vmap,
-            )
+            offsets = self.query_offset, self.key_offset
+            lengths = self.num_queries, self.num_keys
+            self.written = write(self.batch_size, lengths, offsets, function, self.dtype, self.device, vmap=self.vmap)
         return self.written
 
     def narrow(self, dim: int, start: int, length: int) -> Rule:
         """The rule for ``length`` queries (``dim`` 2) or keys (``dim`` 3) from ``start``."""
+        if self.edited:
+            raise ModelError(
+                "a model slices its attention mask after changing it in place, which qkv's mask cannot follow.\n"
+                '  Load this model with attn_implementation="eager", and please report it.'
+            )
         if dim == 2:
-            return replace(self, num_queries=length, query_offset=self.query_offset + start, specs={}, written=None)
-        return replace(self, num_keys=length, key_offset=self.key_offset + start, written=None).recorded()
+            offset = self.query_offset + start
+            return replace(self, num_queries=length, query_offset=offset, part=True, specs={}, written=None)
+        offset = self.key_offset + start
+        return replace(self, num_keys=length, key_offset=offset, part=True, written=None).recorded()
 
 
 def and_padding(function: MaskFunction, padding: Tensor) -> MaskFunction:
@@ -107,25 +114,25 @@ def and_padding(function: MaskFunction, padding: Tensor) -> MaskFunction:
     return combined
 
 
-def written(
+def write(
     batch_size: int,
-    num_queries: int,
-    num_keys: int,
-    query_offset: int | Tensor,
-    key_offset: int,
+    lengths: tuple[int, int],
+    offsets: tuple[int | Tensor, int],
     function: MaskFunction,
+    dtype: torch.dtype,
     device: torch.device | str,
+    *,
     vmap: bool,
 ) -> Tensor:
-    """A mask function written out by transformers: bool [batch, 1, query, key]."""
-    made: Tensor = hf.masking.sdpa_mask(
+    """A mask function written out by transformers as for eager attention; ``lengths`` and ``offsets`` of queries, keys."""
+    made: Tensor = hf.masking.eager_mask(
         batch_size=batch_size,
-        q_length=num_queries,
-        kv_length=num_keys,
-        q_offset=query_offset,
-        kv_offset=key_offset,
+        q_length=lengths[0],
+        kv_length=lengths[1],
+        q_offset=offsets[0],
+        kv_offset=offsets[1],
         mask_function=function,
-        allow_is_causal_skip=False,
+        dtype=dtype,
         use_vmap=vmap,
         device=device,
     )
@@ -133,7 +140,7 @@ def written(
 
 
 def holds_tensor(value: object) -> bool:
-    """Whether a function holds a tensor, itself or through the functions that it holds; yes where that cannot be seen."""
+    """Whether a function holds a tensor, itself or through functions that it holds; yes where that cannot be seen."""
     if isinstance(value, Tensor):
         return True
     if isinstance(value, tuple | list):

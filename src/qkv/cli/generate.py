@@ -147,7 +147,8 @@ def speeds(loaded: Loaded, runs: Runs) -> list[Text]:
     from rich.text import Text
 
     size = f"{loaded.num_weights / 1e6:.0f} million weights"
-    lines = [Text(f"\n{loaded.name}, {size}, {runs['qkv'].num_prompt_tokens} tokens of prompt", "dim")]
+    name = loaded.path.stem if loaded.path.is_file() else loaded.name  # a GGUF file's inner name says less
+    lines = [Text(f"\n{name}, {size}, {runs['qkv'].num_prompt_tokens} tokens of prompt", "dim")]
     lines.append(Text(f"{'attention':10}{'tokens':>8}{'first token':>14}{'tokens per second':>20}", "dim"))
     for name, run in runs.items():
         rate = f"{run.tokens_per_s:.1f}" if run.tokens_per_s else "-"

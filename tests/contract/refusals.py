@@ -59,4 +59,5 @@ def _finite(problem: Problem) -> bool:
 
 def small(sizes: Sizes) -> bool:
     """Whether a problem is small enough to be run again in many small blocks."""
-    return sizes.query_length * sizes.key_length * sizes.query_heads * sizes.batch <= 16_000
+    pairs = sizes.query_length * max(1, sizes.key_length) * sizes.query_heads * sizes.batch
+    return pairs <= 16_000 and pairs * sizes.feature_size <= 1_000_000

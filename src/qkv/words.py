@@ -73,7 +73,7 @@ def where(condition: Any, chosen: Any, other: Any) -> Any:
 
     >>> import qkv
     >>> qkv.score(lambda score, i, j: qkv.where(i == j, score + 1.0, score))
-    score(select((i == j), (score + 1), score))
+    score(where(i == j, score + 1, score))
     """
     if isinstance(condition, Symbol) or isinstance(chosen, Symbol) or isinstance(other, Symbol):
         return symbol.where(condition, chosen, other)
@@ -92,30 +92,85 @@ def _pointwise(name: str, x: Any) -> Any:
 
 
 def exp(x: Any) -> Any:
-    """The natural exponential of a named tensor or a symbol."""
+    """The natural exponential of a named tensor or a symbol.
+
+    >>> import qkv
+    >>> qkv.score(lambda score, i, j: score + qkv.exp(j - i))
+    score(score + exp(j - i))
+    """
     return _pointwise("exp", x)
 
 
 def log(x: Any) -> Any:
-    """The natural logarithm of a named tensor or a symbol."""
+    """The natural logarithm of a named tensor or a symbol.
+
+    >>> import qkv
+    >>> qkv.score(lambda score, i, j: score - qkv.log(abs(i - j) + 1))
+    score(score - log(abs(i - j) + 1))
+    """
     return _pointwise("log", x)
 
 
 def tanh(x: Any) -> Any:
-    """The hyperbolic tangent of a named tensor or a symbol."""
+    """The hyperbolic tangent of a named tensor or a symbol.
+
+    >>> import qkv
+    >>> qkv.score(lambda score: 30.0 * qkv.tanh(score / 30.0))
+    score(30 * tanh(score / 30))
+    """
     return _pointwise("tanh", x)
 
 
 def sqrt(x: Any) -> Any:
-    """The square root of a named tensor or a symbol."""
+    """The square root of a named tensor or a symbol.
+
+    >>> import qkv, torch
+    >>> qkv.sqrt(qkv.Named(torch.tensor([4.0, 9.0]), "i")).tensor
+    tensor([2., 3.])
+    """
     return _pointwise("sqrt", x)
 
 
 def minimum(a: Any, b: Any) -> Any:
-    """The smaller of two, of named tensors or inside a function of coordinates."""
+    """The smaller of two, of named tensors or inside a function of coordinates.
+
+    >>> import qkv
+    >>> qkv.score(lambda score, i, j: score - qkv.minimum(i - j, 8))
+    score(score - minimum(i - j, 8))
+    """
     return symbol.record("min", a, b) if isinstance(a, Symbol) or isinstance(b, Symbol) else functions.minimum(a, b)
 
 
 def maximum(a: Any, b: Any) -> Any:
-    """The larger of two, of named tensors or inside a function of coordinates."""
+    """The larger of two, of named tensors or inside a function of coordinates.
+
+    >>> import qkv
+    >>> qkv.score(lambda score, i, j: score - qkv.maximum(i - j, 0))
+    score(score - maximum(i - j, 0))
+    """
     return symbol.record("max", a, b) if isinstance(a, Symbol) or isinstance(b, Symbol) else functions.maximum(a, b)
+
+
+def sin(x: Any) -> Any:
+    """The sine of a named tensor or a symbol."""
+    return _pointwise("sin", x)
+
+
+def cos(x: Any) -> Any:
+    """The cosine of a named tensor or a symbol."""
+    return _pointwise("cos", x)
+
+
+def erf(x: Any) -> Any:
+    """The error function of a named tensor or a symbol."""
+    return _pointwise("erf", x)
+
+
+def abs(x: Any) -> Any:
+    """The absolute value of a named tensor or a symbol."""
+    return _pointwise("abs", x)
+
+
+def floor(x: Any) -> Any:
+    """The largest whole number that is not above of a named tensor or a symbol."""
+    return _pointwise("floor", x)

@@ -70,6 +70,17 @@ def test_the_tensor_must_be_named(name, message):
     ]
 
 
+def test_functions_without_coordinates_say_what_they_take(message):
+    assert message(CoordinateError, lambda: functions.maximum(1, 2)) == [
+        "maximum is given 1, and a named tensor is expected.",
+        '  Name the axes of its tensor: qkv.maximum(qkv.Named(tensor, "i j"), other)',
+    ]
+    assert message(CoordinateError, lambda: functions.dot(1, x(), "j"))[1].endswith(
+        'qkv.dot(qkv.Named(tensor, "i j"), other, "j")'
+    )
+    assert message(CoordinateError, lambda: functions.exp(1))[1].endswith('qkv.exp(qkv.Named(tensor, "i j"))')
+
+
 @pytest.mark.parametrize("names", [(), "", ("",), " ", None, 2, ["j"]])
 def test_coordinates_must_be_named(names, message):
     assert message(CoordinateError, lambda: functions.sum(names, x())) == [

@@ -141,7 +141,8 @@ def test_known_that_disagrees(message):
         "    k: j=7   (argument 2: b=2 h=8 j=7 d=64)",
         "    v: j=7   (argument 3: b=2 h=8 j=7 e=64)",
         "    sizes: j=9",
-        '  Every tensor that carries "j" must agree. Take "j" out of sizes=, which is for sizes that shapes leave open.',
+        '  Every tensor that carries "j" must agree. Take "j" out of sizes=, which is for sizes that shapes leave '
+        "open.",
     ]
 
 

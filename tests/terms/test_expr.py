@@ -244,8 +244,8 @@ def test_substitution_folds_again() -> None:
     [
         (apply("and", apply("le", K, Q), apply("lt", apply("sub", Q, K), Constant(4))), "((j <= i) & ((i - j) < 4))"),
         (apply("not", TRUTH), "~(i < j)"),
-        (apply("min", Q, Constant(2.5)), "min(i, 2.5)"),
-        (apply("select", TRUTH, Index("i"), Size("j")), "select((i < j), index(i), size(j))"),
+        (apply("min", Q, Constant(2.5)), "minimum(i, 2.5)"),
+        (apply("select", TRUTH, Index("i"), Size("j")), "where(i < j, index(i), size_of(j))"),
         (apply("add", Score(), Lookup(TABLE, (Q, K))), "(score + table[i, j])"),
         (Lookup(Captured(torch.zeros(())), ()), "tensor[]"),
         (apply("neg", Q), "neg(i)"),

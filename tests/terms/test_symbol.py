@@ -175,7 +175,7 @@ def test_zero_dimensional_tensors_stay_lookups() -> None:
 
 
 def test_where_with_numbers() -> None:
-    assert repr(where(Symbol(Position("i")) > 3, 1, 0.5)) == "Symbol(select((i > 3), 1, 0.5))"
+    assert repr(where(Symbol(Position("i")) > 3, 1, 0.5)) == "Symbol(where(i > 3, 1, 0.5))"
     assert node_of(where(True, Symbol(Position("i")), 2)) == Position("i")
 
 

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 Names = str | tuple[str, ...]
 
 
-def _named(x: Named, operation: str) -> Named:
+def _named(x: Named, operation: str, call: str = '"j", {x}') -> Named:
+    """``x`` when it is named; ``call`` shows the arguments in the message when it is not."""
     if isinstance(x, Named):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not all type checked
         return x
+    order = "Coordinates come first, the tensor second" if call.startswith('"') else "Name the axes of its tensor"
+    arguments = call.format(x='qkv.Named(tensor, "i j")')
     raise nameless(x, operation) or CoordinateError(
-        f"{operation} is given {x!r:.80}, and a named tensor is expected.\n"
-        f'  Coordinates come first, the tensor second: qkv.{operation}("j", qkv.Named(tensor, "i j"))'
+        f"{operation} is given {x!r:.80}, and a named tensor is expected.\n  {order}: qkv.{operation}({arguments})"
     )
 
 
@@ -40,12 +42,20 @@ def _given(names: Names, operation: str) -> tuple[str, ...]:
 
 
 def sum(names: Names, x: Named, *, where: Named | None = None) -> Named:
-    """The sum over the named coordinates; 0 over nothing."""
+    """The sum over the named coordinates; 0 over nothing.
+
+    >>> sum("j", Named(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "i j")).tensor
+    tensor([3., 7.])
+    """
     return _named(x, "sum").sum(*_given(names, "sum"), where=where)
 
 
 def mean(names: Names, x: Named, *, where: Named | None = None) -> Named:
-    """The mean over the named coordinates; exactly 0 where nothing is kept."""
+    """The mean over the named coordinates; exactly 0 where nothing is kept.
+
+    >>> mean("i j", Named(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "i j")).item()
+    2.5
+    """
     return _named(x, "mean").mean(*_given(names, "mean"), where=where)
 
 
@@ -55,12 +65,20 @@ def prod(names: Names, x: Named, *, where: Named | None = None) -> Named:
 
 
 def max(names: Names, x: Named, *, where: Named | None = None) -> Named:
-    """The largest element over the named coordinates; -inf over nothing."""
+    """The largest element over the named coordinates; -inf over nothing.
+
+    >>> max("i", Named(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "i j"))
+    Named(j=2, float32)
+    """
     return _named(x, "max").max(*_given(names, "max"), where=where)
 
 
 def min(names: Names, x: Named, *, where: Named | None = None) -> Named:
-    """The smallest element over the named coordinates; inf over nothing."""
+    """The smallest element over the named coordinates; inf over nothing.
+
+    >>> min("j", Named(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "i j")).tensor
+    tensor([1., 3.])
+    """
     return _named(x, "min").min(*_given(names, "min"), where=where)
 
 
@@ -105,70 +123,74 @@ def cumsum(name: str, x: Named) -> Named:
 
 
 def dot(a: Named, b: Named, *names: str) -> Named:
-    """The sum over the named coordinates of the product: ``dot(q, k, "d")``."""
-    return _named(a, "dot").dot(b, *names)
+    """The sum over the named coordinates of the product: ``dot(q, k, "d")``.
+
+    >>> dot(Named(torch.ones(2, 3), "i d"), Named(torch.ones(4, 3), "j d"), "d")
+    Named(i=2 j=4, float32)
+    """
+    return _named(a, "dot", '{x}, other, "j"').dot(b, *names)
 
 
 def minimum(a: Named, b: Operand) -> Named:
     """The smaller of two elements; NaN where either is."""
-    return _named(a, "minimum").minimum(b)
+    return _named(a, "minimum", "{x}, other").minimum(b)
 
 
 def maximum(a: Named, b: Operand) -> Named:
     """The larger of two elements; NaN where either is."""
-    return _named(a, "maximum").maximum(b)
+    return _named(a, "maximum", "{x}, other").maximum(b)
 
 
 def exp(x: Named) -> Named:
     """e to the power of each element."""
-    return _named(x, "exp").exp()
+    return _named(x, "exp", "{x}").exp()
 
 
 def log(x: Named) -> Named:
     """The natural logarithm of each element."""
-    return _named(x, "log").log()
+    return _named(x, "log", "{x}").log()
 
 
 def sqrt(x: Named) -> Named:
     """The square root of each element."""
-    return _named(x, "sqrt").sqrt()
+    return _named(x, "sqrt", "{x}").sqrt()
 
 
 def tanh(x: Named) -> Named:
     """The hyperbolic tangent of each element."""
-    return _named(x, "tanh").tanh()
+    return _named(x, "tanh", "{x}").tanh()
 
 
 def sin(x: Named) -> Named:
     """The sine of each element, in radians."""
-    return _named(x, "sin").sin()
+    return _named(x, "sin", "{x}").sin()
 
 
 def cos(x: Named) -> Named:
     """The cosine of each element, in radians."""
-    return _named(x, "cos").cos()
+    return _named(x, "cos", "{x}").cos()
 
 
 def abs(x: Named) -> Named:
     """The absolute value of each element."""
-    return _named(x, "abs").abs()
+    return _named(x, "abs", "{x}").abs()
 
 
 def floor(x: Named) -> Named:
     """The largest integer not above each element."""
-    return _named(x, "floor").floor()
+    return _named(x, "floor", "{x}").floor()
 
 
 def relu(x: Named) -> Named:
     """Each element, or 0 where it is below."""
-    return _named(x, "relu").relu()
+    return _named(x, "relu", "{x}").relu()
 
 
 def sigmoid(x: Named) -> Named:
     """1 / (1 + exp(-x)) of each element."""
-    return _named(x, "sigmoid").sigmoid()
+    return _named(x, "sigmoid", "{x}").sigmoid()
 
 
 def erf(x: Named) -> Named:
     """The error function of each element."""
-    return _named(x, "erf").erf()
+    return _named(x, "erf", "{x}").erf()

@@ -28,7 +28,12 @@ def register(strategy: Strategy) -> None:
 
 
 def strategies() -> tuple[str, ...]:
-    """The names of all strategies, in the order in which plans list them."""
+    """The names of all strategies, in the order in which plans list them.
+
+    >>> import qkv
+    >>> qkv.strategies()
+    ('reference', 'chunked', 'sdpa', 'linear')
+    """
     return tuple(_strategies)
 
 

@@ -310,6 +310,10 @@ def substitute(node: Node, replacements: dict[Node, Node]) -> Node:
     return made[id(node)]
 
 
+_WRITTEN = {"select": "where", "min": "minimum", "max": "maximum"}
+"""What a user writes for an operation that is called otherwise here."""
+
+
 def describe(node: Node) -> str:
     """The graph as a line of text, for messages, plans and ``repr``."""
     match node:
@@ -320,14 +324,21 @@ def describe(node: Node) -> str:
         case Index(coordinate):
             return f"index({coordinate})"
         case Size(coordinate):
-            return f"size({coordinate})"
+            return f"size_of({coordinate})"
         case Score():
             return "score"
         case Lookup(table, indices):
-            return f"{table.label or 'tensor'}[{', '.join(describe(i) for i in indices)}]"
+            return f"{table.label or 'tensor'}[{', '.join(bare(i) for i in indices)}]"
         case Apply(operation, operands):
             symbol = OPERATIONS[operation].symbol
-            parts = [describe(operand) for operand in operands]
-            if symbol and len(parts) == 2:
-                return f"({parts[0]} {symbol} {parts[1]})"
-            return f"{symbol}{parts[0]}" if symbol else f"{operation}({', '.join(parts)})"
+            if symbol and len(operands) == 2:
+                return f"({describe(operands[0])} {symbol} {describe(operands[1])})"
+            if symbol:
+                return f"{symbol}{describe(operands[0])}"
+            return f"{_WRITTEN.get(operation, operation)}({', '.join(bare(operand) for operand in operands)})"
+
+
+def bare(node: Node) -> str:
+    """``describe`` without the parentheses around the whole."""
+    text = describe(node)
+    return text[1:-1] if text.startswith("(") else text

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import SpecError
-from .expr import Constant, Kind, Node, Position, apply, coordinates_read, describe
+from .expr import Constant, Kind, Node, Position, apply, bare, coordinates_read
 from .scope import Scope
 from .trace import trace_named
 
@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 
 class Keep:
-    """A mask as data; combine with ``&``, ``|``, ``~``, look at it with ``picture`` and count it with ``density``."""
+    """A mask as data; combine with ``&``, ``|``, ``~``, look at it with ``picture`` and count it with ``density``.
+
+    >>> import qkv
+    >>> qkv.causal() & ~qkv.window(2)
+    causal() & ~window(2)
+    """
 
     def lower(self, scope: Scope) -> Node:
         """The graph of truth values over the coordinates of ``scope``."""
@@ -53,8 +58,10 @@ class Keep:
     ) -> int:
         """How many pairs of a query and a key are kept, exactly, without an array of all pairs.
 
-        ``query`` and ``key`` name the coordinates of a custom function; ``offset`` is the position of the first query;
-        ``at`` fixes other coordinates (default 0), such as ``{"h": 3}``. Empty sizes count 0.
+        ``query`` and ``key`` name the coordinates that are counted, where the mask calls them otherwise than i and j;
+        ``offset`` is the position of the first query; ``at`` gives the index of every other coordinate that the mask
+        depends on, such as ``{"h": 3}``. Empty sizes count 0. Raises ``CoordinateError`` for a coordinate of the mask
+        that none of them names.
 
         >>> import qkv
         >>> qkv.causal().count(4)
@@ -123,9 +130,8 @@ class Keep:
     def standalone(self, query: str, key: str, at: Mapping[str, int] | None) -> Node:
         """The graph of the term on its own, with one query and one key sequence and the coordinates of ``at``."""
         others = tuple(n for n in ("b", "h", "g", *(at or {})) if n not in (query, key))
-        return self.lower(
-            Scope(f"{query} x {key}", tuple(dict.fromkeys(others)), (query,), (key,), (query,), {"h": ("g",)})
-        )
+        text = f'none, but queries "{query}" by keys "{key}"; name others as in picture(n, query="seq_q", key="seq_k")'
+        return self.lower(Scope(text, tuple(dict.fromkeys(others)), (query,), (key,), (query,), {"h": ("g",)}))
 
 
 def _keep(value: object) -> Keep:
@@ -225,8 +231,7 @@ class CustomKeep(Keep):
         return self.node
 
     def __repr__(self) -> str:
-        text = describe(self.node)
-        return f"keep({text[1:-1] if text.startswith('(') and text.endswith(')') else text})"
+        return f"keep({bare(self.node)})"
 
 
 def keep(function: Callable[..., Any]) -> Keep:

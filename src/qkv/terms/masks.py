@@ -29,6 +29,16 @@ def causal(*, query: str | None = None, key: str | None = None) -> Keep:
     ``query`` and ``key`` name the sequences where the pattern leaves several candidates. With different numbers of
     queries and keys the call must say where the queries stand (``positions=`` or ``align=``), or it raises
     ``PositionError``.
+
+    >>> import qkv
+    >>> print(qkv.causal().picture(3))
+    causal(): 3 queries (i, down) by 3 keys (j, across), 66.67 % kept
+    ┌──────┐
+    │██· · │
+    │████· │
+    │██████│
+    └──────┘
+    ██ kept   · not
     """
     return Relative("causal()", compare("ge", DISTANCE, 0), query, key)
 
@@ -54,8 +64,12 @@ def window(left: int, right: int | None = None, *, query: str | None = None, key
 
 
 def prefix(length: int, *, query: str | None = None, key: str | None = None) -> Keep:
-    """The first ``length`` positions see one another in both directions; ``causal() | prefix(n)`` is a prefix language
-    model.
+    """Keeps, for the queries among the first ``length`` positions, the keys among them: ``causal() | prefix(n)`` is a
+    prefix language model.
+
+    >>> import qkv
+    >>> qkv.prefix(3).count(8), (qkv.causal() | qkv.prefix(3)).count(8)
+    (9, 39)
     """
     n = whole("prefix(length)", "length", length, least=0)
     return Relative(f"prefix({n})", apply("and", compare("lt", QUERY, n), compare("lt", KEY, n)), query, key)
@@ -64,13 +78,22 @@ def prefix(length: int, *, query: str | None = None, key: str | None = None) -> 
 def first(count: int, *, key: str | None = None) -> Keep:
     """Keeps the first ``count`` keys for every query: ``causal() & (window(w) | first(4))`` keeps attention sinks
     (StreamingLLM, Xiao et al. 2023).
+
+    >>> import qkv
+    >>> (qkv.causal() & (qkv.window(2) | qkv.first(1))).count(5)
+    12
     """
     n = whole("first(count)", "count", count, least=0)
     return Relative(f"first({n})", compare("lt", KEY, n), None, key)
 
 
 def dilated(step: int, *, query: str | None = None, key: str | None = None) -> Keep:
-    """Keeps the keys at a multiple of ``step`` from the query (Sparse Transformer, Child et al. 2019)."""
+    """Keeps the keys at a multiple of ``step`` from the query (Sparse Transformer, Child et al. 2019).
+
+    >>> import qkv
+    >>> (qkv.causal() & qkv.dilated(2)).count(5)
+    9
+    """
     n = whole("dilated(step)", "step", step, least=1)
     return Relative(f"dilated({n})", compare("eq", apply("mod", DISTANCE, Constant(n)), 0), query, key)
 
@@ -96,6 +119,11 @@ def padding(mask: Tensor | Named, pattern: str | None = None) -> Keep:
 
     The axes are this call's: any of shared, query-only and key coordinates, merged ones in parentheses. A full mask is
     ``padding(mask, "b h i j")``. Raises ``DtypeError`` for a mask that is not bool, ``SizeMismatch`` at the call.
+
+    >>> import qkv, torch
+    >>> mask = torch.tensor([[False, True, True], [True, True, True]])  # the first sequence is padded on the left
+    >>> qkv.padding(mask).count(3, at={"b": 0})
+    6
     """
     tensor, axes = unnamed(mask, pattern, "b j")
     return Padding(captured("padding", tensor, boolean=True, label="mask"), axes)
@@ -138,7 +166,11 @@ def documents(
     position.
 
     ``pattern`` names the axes of ``ids``, with the key coordinate standing for the position. Several sequences packed
-    into one row stay apart: ``causal() & documents(ids)``.
+    into one row stay apart: ``causal() & documents(ids)``. Raises ``DtypeError`` for ids that are not whole numbers.
+
+    >>> import qkv, torch
+    >>> qkv.documents(torch.tensor([0, 0, 0, 1, 1]), "j").count(5)
+    13
     """
     tensor, axes = unnamed(ids, pattern, "b j")
     return Documents(captured("documents", tensor, integer=True, label="ids"), axes, query, key)
@@ -179,7 +211,13 @@ def blocks(
     table: Tensor | Named, size: int, pattern: str | None = None, *, query: str | None = None, key: str | None = None
 ) -> Keep:
     """Keeps the pairs whose block is True in ``table``: block ``[i // size, j // size]``, a bool tensor with the axes
-    of ``pattern``.
+    of ``pattern`` (default ``"i j"``).
+
+    Raises ``DtypeError`` for a table that is not bool, ``SpecError`` at the call for a block outside the table.
+
+    >>> import qkv, torch
+    >>> qkv.blocks(torch.eye(3, dtype=torch.bool), 2).count(6)
+    12
     """
     tensor, axes = unnamed(table, pattern, "i j")
     return Blocks(
@@ -253,6 +291,10 @@ def bigbird(
     All counts are in blocks of ``block_size`` positions; ``window`` counts blocks on each side. The random blocks
     depend on ``seed``, the query's block and the number of key blocks alone, so they are the same in every call and
     strategy; one may coincide with a block that is kept anyway. Source: Zaheer et al. 2020, Big Bird, section 2.
+
+    >>> import qkv
+    >>> qkv.bigbird(window=0, num_global=0, num_random=0).count(8), qkv.bigbird().count(8)
+    (8, 38)
     """
     counts = {"window": window, "num_global": num_global, "num_random": num_random, "seed": seed}
     for name, value in counts.items():

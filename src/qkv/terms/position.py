@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
@@ -60,6 +60,14 @@ class Rope:
             raise SpecError(
                 f"rope: section_layout = {self.section_layout!r} without sections.\n  Give sections=(16, 24, 24)."
             )
+
+    def __repr__(self) -> str:
+        plain = rope()
+        said = [f"{self.theta:g}"] if self.theta != plain.theta else []
+        for name in (field.name for field in fields(self)[1:]):
+            value = getattr(self, name)
+            said += [f"{name}={value!r}"] if value != getattr(plain, name) else []
+        return f"rope({', '.join(said)})"
 
     @property
     def num_components(self) -> int:
@@ -214,10 +222,12 @@ def rope(
     rotated. ``scaling`` is one of ``qkv.scaling``. ``sections`` gives each component of a position (time, height,
     width) a number of pairs: ``"chunked"`` one after the other (Qwen2-VL), ``"interleaved"`` in turns (Qwen3-VL),
     ``"axial"`` one after the other, each with frequencies from the start (2-D vision). ``query`` and ``key`` name the
-    sequences where the pattern leaves several candidates. Positions are compared only
-    through their differences: a common offset changes no score, unless the scaling depends on the length. Raises
-    ``SpecError`` for numbers out of range. Source: RoFormer, arXiv 2104.09864, section 3.2.
+    sequences where the pattern leaves several candidates. Positions are compared only through their differences: a
+    common offset changes no score, unless the scaling depends on the length. Raises ``SpecError`` for numbers out of
+    range. Source: RoFormer, arXiv 2104.09864, section 3.2.
 
+    >>> rope(1e6, fraction=0.5)
+    rope(1e+06, fraction=0.5)
     >>> rope(1e6, fraction=0.5).rotary_size(128)
     64
     """
@@ -235,6 +245,10 @@ def permute_pairing(
     them when absent) are reordered. Scores with the converted weights and the other ``interleaved`` are the same.
     Raises ``SpecError`` for a rotary size that is odd or too large and ``ShapeError`` when heads do not divide the
     first axis.
+
+    >>> import torch
+    >>> permute_pairing(torch.arange(8), 4, to="half")  # two heads of 4 features
+    tensor([0, 2, 1, 3, 4, 6, 5, 7])
     """
     import torch
 

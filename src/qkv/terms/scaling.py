@@ -242,7 +242,7 @@ def linear(factor: float) -> Scaling:
     >>> linear(4.0).frequencies(10000.0, 4, 0)
     (0.25, 0.0025)
     """
-    return Linear(float(factor))
+    return Linear(factor)
 
 
 def proportional(factor: float = 1.0) -> Scaling:
@@ -251,7 +251,7 @@ def proportional(factor: float = 1.0) -> Scaling:
     Unlike a plain ``fraction``, exponents count the whole feature size and partners lie half of it apart.
     Raises ``SpecError`` unless the factor is finite and positive.
     """
-    return Proportional(float(factor))
+    return Proportional(factor)
 
 
 def dynamic_ntk(factor: float, original_length: int) -> Scaling:
@@ -260,7 +260,7 @@ def dynamic_ntk(factor: float, original_length: int) -> Scaling:
     A call uses the largest key position + 1 as the length; keys kept from earlier calls must be kept unrotated.
     Raises ``SpecError`` for a factor that is not finite and positive. Source: transformers' ``dynamic``.
     """
-    return DynamicNTK(float(factor), original_length)
+    return DynamicNTK(factor, original_length)
 
 
 def yarn(
@@ -284,10 +284,10 @@ def yarn(
     1.1386
     """
     return Yarn(
-        float(factor),
+        factor,
         original_length,
-        float(beta_fast),
-        float(beta_slow),
+        beta_fast,
+        beta_slow,
         attention_factor,
         mscale,
         mscale_all_dim,
@@ -300,7 +300,7 @@ def llama3(factor: float, low_freq_factor: float, high_freq_factor: float, origi
 
     Raises ``SpecError`` for numbers that are not finite and positive, or ``high_freq_factor <= low_freq_factor``.
     """
-    return Llama3(float(factor), float(low_freq_factor), float(high_freq_factor), original_length)
+    return Llama3(factor, low_freq_factor, high_freq_factor, original_length)
 
 
 def longrope(
@@ -323,8 +323,9 @@ def longrope(
 
 def _positive(owner: str, **numbers: float) -> None:
     for name, value in numbers.items():
-        if isinstance(value, bool) or not math.isfinite(value) or value <= 0:
-            raise SpecError(f"{owner}: {name} = {value}.\n  It must be a finite number above 0.")
+        number = isinstance(value, int | float) and not isinstance(value, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not number or not math.isfinite(value) or value <= 0:
+            raise SpecError(f"{owner}: {name} = {value!r}.\n  It must be a finite number above 0.")
 
 
 def _length(owner: str, original_length: int) -> None:

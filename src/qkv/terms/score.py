@@ -24,11 +24,11 @@ from .expr import (
     Position,
     Score,
     apply,
+    bare,
     coordinates_read,
-    describe,
     substitute,
 )
-from .numbers import by_head, positive
+from .numbers import by_head, positive, whole
 from .scope import Scope, captured, unnamed
 from .trace import SCORE, trace_named
 
@@ -57,8 +57,7 @@ class CustomScore(ScoreTerm):
         return substitute(self.node, {Score(): score})
 
     def __repr__(self) -> str:
-        text = describe(self.node)
-        return f"score({text[1:-1] if text.startswith('(') and text.endswith(')') else text})"
+        return f"score({bare(self.node)})"
 
 
 def score(function: Callable[..., Any]) -> ScoreTerm:
@@ -69,7 +68,7 @@ def score(function: Callable[..., Any]) -> ScoreTerm:
 
     >>> import qkv
     >>> qkv.score(lambda score, i, j: score - 0.5 * abs(i - j))
-    score(score - (0.5 * abs((i - j))))
+    score(score - (0.5 * abs(i - j)))
     """
     names, node = trace_named(function, Kind.FLOAT)
     return CustomScore(names, node)
@@ -94,6 +93,10 @@ def softcap(cap: float) -> ScoreTerm:
     and finite.
 
     Source: Gemma 2 (Gemma Team 2024), section 2, with cap 50 for attention.
+
+    >>> import qkv
+    >>> qkv.Spec(score=qkv.softcap(50.0))
+    Spec("b h i d, b h j d, b h j e -> b h i e", score=softcap(50))
     """
     return SoftCap(positive("softcap", "cap", cap))
 
@@ -148,6 +151,13 @@ def alibi(
     paper's: for n heads, n a power of two, ``2 ** (-8 (head + 1) / n)``; otherwise those of the next lower power of two
     p, followed by every other slope of 2 p heads. ``head`` names the head axis as in a pattern. Source: Press et al.
     2022, Train Short, Test Long, section 3 and the published code for other head counts.
+
+    >>> import qkv, torch
+    >>> q = k = v = torch.randn(1, 4, 5, 8)
+    >>> out = qkv.attention(q, k, v, keep=qkv.causal(), score=qkv.alibi())
+    >>> given = qkv.alibi(torch.tensor(qkv.alibi_slopes(4)))
+    >>> torch.allclose(out, qkv.attention(q, k, v, keep=qkv.causal(), score=given), atol=1e-6)
+    True
     """
     if slopes is None:
         return Alibi(None, head, query, key)
@@ -158,10 +168,12 @@ def alibi(
 def alibi_slopes(num_heads: int) -> tuple[float, ...]:
     """The paper's slopes for ``num_heads`` heads, as ``alibi()`` uses them.
 
+    Raises ``SpecError`` for less than one head.
+
     >>> alibi_slopes(2)
     (0.0625, 0.00390625)
     """
-    power = 1 << (num_heads.bit_length() - 1)
+    power = 1 << (whole("alibi_slopes", "num_heads", num_heads, least=1).bit_length() - 1)
     early = [2.0 ** (-8.0 * (n + 1) / power) for n in range(power)]
     return (*early, *(2.0 ** (-4.0 * (2 * n + 1) / power) for n in range(num_heads - power)))
 
@@ -183,11 +195,20 @@ class Bias(ScoreTerm):
 
 def bias(tensor: Tensor | Named, pattern: str | None = None) -> ScoreTerm:
     """``score + tensor``: a float tensor with the axes of ``pattern`` (any score coordinates, merged ones in
-    parentheses), or a Named
-    one; its gradient flows.
+    parentheses), or a Named one; its gradient flows.
 
-    The axes are this call's. An entry of -inf drops the key, as a mask would. Raises ``SizeMismatch`` at the call.
+    The axes are this call's. An entry of -inf drops the key, as a mask would. Raises ``DtypeError`` for what is not a
+    float tensor, ``SpecError`` without a pattern, ``SizeMismatch`` at the call.
+
+    >>> import qkv, torch
+    >>> q = k = v = torch.randn(1, 2, 4, 8)
+    >>> table = torch.zeros(2, 4, 4, requires_grad=True)
+    >>> qkv.attention(q, k, v, score=qkv.bias(table, "h i j")).sum().backward()
+    >>> table.grad.shape
+    torch.Size([2, 4, 4])
     """
+    if not isinstance(tensor, Named):
+        captured("bias", tensor)
     if pattern is None and not isinstance(tensor, Named):
         raise SpecError(
             f"bias: nothing says what the axes of a tensor of shape {tuple(tensor.shape)} are.\n"
@@ -258,6 +279,10 @@ def relative_bias(
     others logarithmic up to ``max_distance``; ``bidirectional`` spends half on keys after the query (encoders).
     ``buckets="clip"``: 2k+1 rows for the distances -k..k, clipped. Raises ``SpecError`` for a table without rows
     enough. Source: Raffel et al. 2020, T5, section 2.1, and its published bucket function.
+
+    >>> import qkv, torch
+    >>> qkv.relative_bias(torch.zeros(32, 8), bidirectional=False)
+    relative_bias(table<32x8>, buckets=t5)
     """
     if isinstance(table, Named):
         head = table.names[1] if head is None and len(table.names) == 2 else head
@@ -349,6 +374,11 @@ def shaw(
     ``key_table`` has 2k+1 rows (distances -k..k) of the feature size, ``value_table`` as many of the value feature
     size; gradients flow. Raises ``SpecError`` for an even number of rows or tables that disagree. Source: Shaw et al.
     2018, Self-Attention with Relative Position Representations, equations 3 and 4.
+
+    >>> import qkv, torch
+    >>> q = k = v = torch.randn(1, 2, 6, 8)
+    >>> qkv.attention(q, k, v, score=qkv.shaw(torch.randn(5, 8), torch.randn(5, 8))).shape
+    torch.Size([1, 2, 6, 8])
     """
     key_table = key_table.tensor if isinstance(key_table, Named) else key_table
     value_table = value_table.tensor if isinstance(value_table, Named) else value_table

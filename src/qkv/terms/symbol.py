@@ -303,7 +303,7 @@ def size_of(coordinate: str) -> Symbol:
 
     >>> import qkv
     >>> qkv.keep(lambda i, j: j < qkv.size_of("j") - 1)
-    keep(j < (size(j) - 1))
+    keep(j < (size_of(j) - 1))
     """
     return Symbol(Size(coordinate))
 

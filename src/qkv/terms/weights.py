@@ -72,6 +72,9 @@ def softmax(
     gradients flow). ``off_by_one`` is a sink of score 0. A row that keeps nothing gives 0. Raises ``SpecError`` when
     both are given. Source: Xiao et al. 2023 (sinks), OpenAI 2025 gpt-oss model card (learned sinks), Miller 2023 (off
     by one).
+
+    >>> softmax(sink=0.0)
+    softmax(sink=0.0)
     """
     if sink is not None and off_by_one:
         raise SpecError(
@@ -98,6 +101,9 @@ def sigmoid(bias: float = 0.0) -> Weights:
 
     A bias of ``-log(number of keys)`` keeps the sum near that of a softmax. Source: Ramapuram et al. 2024, Theory,
     Analysis, and Best Practices for Sigmoid Self-Attention.
+
+    >>> sigmoid(-3.0)
+    sigmoid(bias=-3)
     """
     return Sigmoid(finite("sigmoid", "bias", bias))
 
@@ -138,6 +144,12 @@ def differential(
     lambda_init``. ``renormalize="clamp"``: negative differences become 0 and each row is divided by its sum; a row
     without positive ones gives 0. Raises ``SpecError`` when both forms are asked for. Source: Ye et al. 2024,
     Differential Transformer, equations 1 to 3.
+
+    >>> import qkv, torch
+    >>> q = k = torch.randn(1, 2, 4, 16)
+    >>> v = torch.randn(1, 2, 4, 8)
+    >>> qkv.attention(q, k, v, weights=qkv.differential(0.5, lambda_init=0.2)).shape
+    torch.Size([1, 2, 4, 8])
     """
     if lambda_init is not None and renormalize is not None:
         raise SpecError(
@@ -164,6 +176,10 @@ def differential_lambda(query_1: Tensor, key_1: Tensor, query_2: Tensor, key_2: 
 
     Source: Ye et al. 2024, equation 2; ``lambda_init = 0.8 - 0.6 exp(-0.3 (layer - 1))`` for layers counted from 1
     (equation 3).
+
+    >>> import qkv, torch
+    >>> qkv.differential_lambda(*torch.zeros(4, 2, 8), lambda_init=0.2)  # two heads
+    tensor([0.2000, 0.2000])
     """
     return (
         (query_1 * key_1).sum(-1).exp()
@@ -217,9 +233,16 @@ def linear(
 
     ``feature_map``: ``"elu1"`` (elu + 1), ``"relu"``, ``"exp"``, ``"identity"``, or a function over the last axis.
     ``decay`` in (0, 1]: each weight is multiplied by ``decay ** |i - j|``, one number or one for each query head
-    (retention). ``normalize=False`` leaves the sum out, as the identity map needs, whose weights may sum to 0. There is
-    no scale unless one is given. A row that keeps nothing gives 0. Source: Katharopoulos et al. 2020, Transformers are
-    RNNs, equations 4 to 9; Sun et al. 2023, Retentive Network (decay).
+    (retention); the range is checked for a number, not for a tensor's values. ``normalize=False`` leaves the sum out,
+    as the identity map needs, whose weights may sum to 0. There is no scale, and score terms and ``scale=`` are
+    refused by the spec. A row that keeps nothing gives 0. Source: Katharopoulos et al. 2020, Transformers are RNNs,
+    equations 4 to 9; Sun et al. 2023, Retentive Network (decay).
+
+    >>> import qkv, torch
+    >>> q = k = v = torch.randn(1, 2, 300, 8)
+    >>> spec = qkv.Spec(keep=qkv.causal(), weights=qkv.linear())
+    >>> spec.plan(q, k, v).strategy
+    'linear'
     """
     if isinstance(feature_map, str) and feature_map not in FEATURE_MAPS:
         raise SpecError(

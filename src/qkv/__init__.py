@@ -1,74 +1,36 @@
 """qkv: attention over named coordinates. Say what is attended; qkv checks it, plans how to run it, runs it, and shows
 what happened.
+
+The names are those of ``qkv.face``, and the modules ``qkv.mechanisms``, ``qkv.testing`` and ``qkv.transformers``. They
+are loaded when the first of them is asked for, so that ``import qkv`` costs milliseconds and a command line answers at
+once.
 """
 
-from . import mechanisms as mechanisms
-from .coords import Pattern as Pattern
-from .coords.concat import concat as concat
-from .coords.functions import dot as dot
-from .coords.functions import max as max
-from .coords.functions import mean as mean
-from .coords.functions import min as min
-from .coords.functions import sum as sum
-from .coords.named import Named as Named
-from .coords.typed import T as T
-from .core import compiler as compiler
-from .core import cpu_features as cpu_features
-from .errors import CoordinateError as CoordinateError
-from .errors import DeviceError as DeviceError
-from .errors import DtypeError as DtypeError
-from .errors import InternalError as InternalError
-from .errors import LimitError as LimitError
-from .errors import ModelError as ModelError
-from .errors import PatternError as PatternError
-from .errors import PositionError as PositionError
-from .errors import QkvError as QkvError
-from .errors import Refused as Refused
-from .errors import ShapeError as ShapeError
-from .errors import SizeMismatch as SizeMismatch
-from .errors import SpecError as SpecError
-from .errors import TraceError as TraceError
-from .plan import Plan as Plan
-from .plan import strategies as strategies
-from .plan import strategy as strategy
-from .run import LinearState as LinearState
-from .run import Result as Result
-from .run import attention as attention
-from .run import linear_step as linear_step
-from .spec import Spec as Spec
-from .terms import scaling as scaling
-from .terms.keep import Keep as Keep
-from .terms.keep import keep as keep
-from .terms.masks import bigbird as bigbird
-from .terms.masks import blocks as blocks
-from .terms.masks import causal as causal
-from .terms.masks import dilated as dilated
-from .terms.masks import documents as documents
-from .terms.masks import first as first
-from .terms.masks import padding as padding
-from .terms.masks import prefix as prefix
-from .terms.masks import tree as tree
-from .terms.masks import window as window
-from .terms.position import permute_pairing as permute_pairing
-from .terms.position import rope as rope
-from .terms.score import alibi as alibi
-from .terms.score import alibi_slopes as alibi_slopes
-from .terms.score import bias as bias
-from .terms.score import relative_bias as relative_bias
-from .terms.score import score as score
-from .terms.score import shaw as shaw
-from .terms.score import softcap as softcap
-from .terms.symbol import index as index
-from .terms.symbol import size_of as size_of
-from .terms.weights import differential as differential
-from .terms.weights import differential_lambda as differential_lambda
-from .terms.weights import linear as linear
-from .words import exp as exp
-from .words import log as log
-from .words import maximum as maximum
-from .words import minimum as minimum
-from .words import sigmoid as sigmoid
-from .words import softmax as softmax
-from .words import sqrt as sqrt
-from .words import tanh as tanh
-from .words import where as where
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import testing as testing
+    from . import transformers as transformers
+    from .face import *  # noqa: F403
+    from .face import __all__ as __all__
+
+
+def __getattr__(name: str) -> Any:
+    # A module comes first: rooms import one another while the face is still loading.
+    if not name.startswith("_") and find_spec(f"qkv.{name}") is not None:
+        return import_module(f"qkv.{name}")
+    if name.startswith("__") and name != "__all__":
+        raise AttributeError(f"module 'qkv' has no attribute {name!r}")
+    face = import_module("qkv.face")
+    if not hasattr(face, name):
+        raise AttributeError(f"module 'qkv' has no attribute {name!r}; qkv.face lists its names")
+    globals()[name] = getattr(face, name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return [*import_module("qkv.face").__all__, "testing", "transformers"]

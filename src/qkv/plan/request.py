@@ -34,7 +34,6 @@ class Request:
     relation: str | None
     dropout: float
     finite: bool | None = None
-    contiguous_features: bool = True
 
     def size(self, *names: str) -> int:
         """The product of the coordinates' sizes; 1 for none."""

@@ -238,9 +238,6 @@ def _request(
         transformed=transformed,
         relation=_relation(made, options),
         dropout=share,
-        contiguous_features=all(
-            layout.canonical(x).stride(-1) == 1 for layout, x in ((made.query, q), (made.key, k), (made.value, v))
-        ),
     )
 
 

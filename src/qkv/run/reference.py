@@ -28,7 +28,10 @@ class Reference:
 
     name = "reference"
     capability = Capability(
-        want=frozenset({"lse", "max_logit", "entropy", "argmax", "weights"}), second_backward=True, transforms=True, exact=True
+        want=frozenset({"lse", "max_logit", "entropy", "argmax", "weights"}),
+        second_backward=True,
+        transforms=True,
+        exact=True,
     )
 
     def cost(self, request: Request) -> Cost:

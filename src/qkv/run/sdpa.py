@@ -1,8 +1,8 @@
 """Strategy ``sdpa``: torch's scaled_dot_product_attention, only where it computes exactly this and runs a fused kernel.
 
 Its kernels multiply dropped values by zero, so masks need finite k and v; ``is_causal`` aligns unequal lengths at the
-first key, whatever the caller means; with a learned mask, or features that are not contiguous, it may take its math
-kernel, which holds every score. All of that is refused here, with the reason.
+first key, whatever the caller means; with a learned mask it takes its math kernel, which holds every score. All of that
+is refused here, with the reason. Strided features, which would change the kernel and the bits, are copied first.
 """
 
 from __future__ import annotations
@@ -54,10 +54,15 @@ def _form(request: Request) -> str | None:
         return "two query coordinates are not a sequence and a group of the innermost heads"
     if any(size == 0 for _, size in request.sizes):
         return "a size is 0"
-    if not request.contiguous_features:
-        return "a feature axis is strided, which takes it to its math kernel"
     if request.feature_size != request.value_size:
         return "feature and value feature differ in size, which takes it to its math kernel"
+    return None
+
+
+def _gradient(request: Request) -> str | None:
+    """Its backward rounds the sum over a group of heads once for each head, beyond the bound in 16 bits."""
+    if request.requires_grad and request.element_bytes == 2 and request.size(*request.lowered.query_order[1:]) > 1:
+        return f"its {request.dtype} gradients of grouped heads are rounded before they are summed"
     return None
 
 
@@ -109,7 +114,7 @@ class Sdpa:
         dropout=False,
         captured_gradients=False,
         leaks_dropped=True,
-        also=(_form, _mask, _kernel),
+        also=(_form, _mask, _gradient, _kernel),
     )
 
     def cost(self, request: Request) -> Cost:
@@ -148,6 +153,8 @@ def _four(x: Tensor, shared: int, grouped: bool) -> torch.Tensor:
     """``[batch, heads, length, feature]``: the last shared axis (with its group) is the head, those before it the
     batch.
     """
+    if x.stride(-1) != 1:
+        x = x.contiguous()
     if shared == 0:
         return x.unsqueeze(0).unsqueeze(0) if not grouped else x.unsqueeze(0)
     if grouped:

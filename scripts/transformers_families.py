@@ -300,7 +300,7 @@ def page(rows: list[Row]) -> str:
     lines = [
         "# Families of transformers, and whether they run on qkv",
         "",
-        f"Made by `scripts/transformers_families.py` for transformers {transformers.__version__}: {len(rows)} families.",
+        f"Made by `scripts/transformers_families.py` for transformers {hf.auto.__version__}: {len(rows)} families.",
         "",
         *(f"- **{title.lower()}** ({counted[name]}): {meaning}" for name, (title, meaning) in OUTCOMES.items()),
     ]

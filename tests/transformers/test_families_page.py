@@ -1,4 +1,4 @@
-"""The list of families in the documentation is the script's, for the installed transformers, and says what tests see."""
+"""The list of families in the documentation is the script's, and says what the tests here see."""
 
 from __future__ import annotations
 

@@ -24,6 +24,8 @@ from .mask import SymbolicMask
 PATTERN = "b (h g) i d, b h j d, b h j e -> b i (h g) e"
 
 
+# A graph of torch.compile ends before attention and goes on after it.
+@torch.compiler.disable  # pyright: ignore[reportUnknownMemberType] # torch leaves its type open
 def qkv_attention(
     module: nn.Module,
     query: Tensor,
@@ -83,7 +85,7 @@ def qkv_attention(
     else:
         output, weights = spec(query, key, value, positions=said.positions, dropout=dropout), None
     output = output.contiguous()  # models view it with heads and features merged
-    if watch.wanted(module) and not torch.compiler.is_compiling():
+    if watch.wanted(module):
         sent = {
             "scaling": scaling,
             "softcap": softcap,

@@ -126,13 +126,13 @@ def qkv_mask(
     """
     if isinstance(attention_mask, SymbolicMask):
         return attention_mask
-    refuse_unrouted(config.__class__)
     there = None if attention_mask is None else attention_mask.bool()
     padding: Tensor | None = hf.masking.prepare_padding_mask(there, kv_length, kv_offset)
     if hf.is_tracing(padding if padding is not None else q_offset):
         padded = mask_function if padding is None else and_padding(mask_function, padding)
         lengths, offsets = (q_length, kv_length), (q_offset, kv_offset)
         return write(batch_size, lengths, offsets, padded, dtype, device, vmap=use_vmap)
+    refuse_unrouted(config.__class__)
     query_offset = int(q_offset)
     if padding is not None and there is not None:
         # What transformers appends to a short mask are keys after the last query, which a causal mask drops anyway.

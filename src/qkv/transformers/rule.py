@@ -124,7 +124,7 @@ def write(
     *,
     vmap: bool,
 ) -> Tensor:
-    """A mask function written out by transformers as for eager attention; ``lengths`` and ``offsets`` of queries, keys."""
+    """A mask function written out by transformers as for eager attention; lengths and offsets are of queries, keys."""
     made: Tensor = hf.masking.eager_mask(
         batch_size=batch_size,
         q_length=lengths[0],

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from harness import Bench, benchmark
 
 import qkv
+from harness import Bench, benchmark
 
 
 @benchmark("planner", "planning a repeated call, and a tiny call from end to end")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from harness import Bench, Thunk, benchmark
 
 import qkv
+from harness import Bench, Thunk, benchmark
 
 sdpa: Callable[..., torch.Tensor] = torch.nn.functional.scaled_dot_product_attention
 GROUPED = "b (h g) i d, b h j d, b h j e -> b (h g) i e"

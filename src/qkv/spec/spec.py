@@ -19,6 +19,7 @@ from ..errors import InternalError, LimitError, SpecError
 from ..terms.keep import Keep
 from ..terms.position import Rope
 from ..terms.score import ScoreTerm, Shaw
+from ..terms.trace import name_of
 from ..terms.weights import Differential, Linear, Softmax, Weights
 from .lowered import Lowered, lower
 
@@ -167,13 +168,10 @@ class Spec:
         return cached
 
 
-def _terms(score: object) -> tuple[ScoreTerm, ...]:
-    if not isinstance(score, Iterable):
-        raise SpecError(
-            f"score={score!r} is not a score term.\n"
-            "  Wrap a function: qkv.score(lambda score, i, j: ...); a tensor: qkv.bias(tensor, 'h i j')."
-        )
-    return tuple(score)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+def _terms(score: Any) -> tuple[ScoreTerm, ...]:
+    if isinstance(score, Iterable) and not hasattr(cast("object", score), "shape"):
+        return tuple(cast("Iterable[ScoreTerm]", score))
+    raise SpecError(f"score is {_shown(score)}, not a score term.\n  Give {_instead('score', score) or _SCORES}.")
 
 
 def _scale(scale: object) -> float:
@@ -192,6 +190,28 @@ _EXPECTED: dict[str, tuple[type, str]] = {
 }
 
 
+_SCORES = "qkv.softcap(c), qkv.alibi(), qkv.bias(tensor, 'h i j') or qkv.score(lambda score, i, j: ...)"
+
+
+def _shown(value: Any) -> str:
+    """A value that is no term, with its type; of a tensor the shape alone, of a function the name."""
+    if hasattr(value, "shape"):
+        return f"a {type(value).__name__} of shape {tuple(value.shape)}"
+    if callable(value):
+        return name_of(value)
+    return f"{value!r:.200} ({type(value).__name__})"
+
+
+def _instead(name: str, value: Any) -> str | None:
+    """How a function or a tensor is made a term, where that is what was meant."""
+    if hasattr(value, "shape"):
+        return {
+            "keep": "qkv.padding(mask, 'b j'), the names being those of its axes; True means kept",
+            "score": "qkv.bias(tensor, 'h i j'), the names being those of its axes",
+        }.get(name)
+    return f"qkv.{name}(function)" if callable(value) and name in ("keep", "score") else None
+
+
 def _check_types(spec: Spec) -> None:
     if not isinstance(spec.pattern, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise SpecError(
@@ -201,13 +221,14 @@ def _check_types(spec: Spec) -> None:
     for name, (kind, instead) in _EXPECTED.items():
         value = getattr(spec, name)
         if value is not None and not isinstance(value, kind):
-            raise SpecError(f"{name}={value!r} ({type(value).__name__}) is not a {name} term.\n  Give {instead}.")
+            raise SpecError(
+                f"{name} is {_shown(value)}, not a {name} term.\n  Give {_instead(name, value) or instead}."
+            )
     for number, term in enumerate(spec.score, 1):
         if not isinstance(term, ScoreTerm):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise SpecError(
-                f"score term {number} is {term!r} ({type(term).__name__}).\n"
-                "  Give qkv.softcap(c), qkv.alibi(), qkv.bias(tensor, 'h i j') or qkv.score(lambda score, i, j: "
-                "...)."
+                f"score term {number} is {_shown(term)}, not a score term.\n"
+                f"  Give {_instead('score', term) or _SCORES}."
             )
     if len(spec.score) > limits.SCORE_TERMS:
         raise LimitError(
@@ -228,8 +249,8 @@ def _check_together(spec: Spec) -> None:
             )
         if spec.scale is not None:
             raise SpecError(
-                "linear weights take no scale: phi(scale * q . k) is not defined, and a factor of phi(q) . phi(k) "
-                "cancels in the sum.\n  Scale q before the call, or leave scale out."
+                "linear weights take no scale: inside phi it would be a change of q, and a factor of phi(q) . phi(k) "
+                "cancels where rows are divided by their sum.\n  Scale q before the call, or leave scale out."
             )
     if isinstance(spec.weights, Differential) and shaws:
         raise SpecError(

@@ -82,17 +82,3 @@ def test_a_picture_of_a_mask_with_other_names() -> None:
         "  A term may use shared, query-only and key coordinates.",
     ]
     assert mask.count(3, query="seq_q", key="seq_k") == 6
-
-
-@pytest.mark.parametrize("strategy", ["reference", "chunked"])
-@pytest.mark.parametrize(("num_queries", "num_keys"), [(3, 3), (2, 3), (3, 5), (2, 2), (4, 5)])
-def test_a_draft_tree_with_fewer_keys_or_more_queries_than_nodes_is_refused(
-    strategy: str, num_queries: int, num_keys: int
-) -> None:
-    q, k = torch.randn(1, 1, num_queries, 4), torch.randn(1, 1, num_keys, 4)
-    with qkv.strategy(strategy):
-        if num_queries <= 3 <= num_keys:
-            assert qkv.attention(q, k, k, keep=qkv.tree([-1, 0, 0])).shape == q.shape
-        else:
-            said = message(qkv.SpecError, lambda: qkv.attention(q, k, k, keep=qkv.tree([-1, 0, 0])))
-            assert said[0].endswith("reads outside its table, whose shape is (3, 3).")

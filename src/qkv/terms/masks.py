@@ -322,11 +322,8 @@ class Tree(Keep):
         """The lookup among the last keys; the keys before them are the context."""
         query, key = scope.query("tree", self.query), scope.key_of("tree", self.key)
         count = Constant(len(self.parents))
-        spare = apply("sub", Size(key), count)
-        node = apply("sub", Index(key), spare)
-        # fewer keys than nodes: the row lies below the table, so that the lookup is refused
-        below = apply("mul", count, apply("min", spare, Constant(0)))
-        drafted = apply("add", apply("add", Index(query), apply("sub", count, Size(query))), below)
+        node = apply("sub", Index(key), apply("sub", Size(key), count))
+        drafted = apply("add", Index(query), apply("sub", count, Size(query)))
         inside = apply("max", node, Constant(0))
         return apply("select", compare("lt", node, 0), Constant(True), Lookup(self.ancestors, (drafted, inside)))
 

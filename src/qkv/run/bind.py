@@ -20,7 +20,7 @@ from ..terms.interval import Block, RangeTable, stays_inside
 from ..terms.scope import Claim
 from ..terms.weights import Differential, Linear
 from . import finite
-from .layout import Layout, Return, flatten_last
+from .layout import Layout, Return, flatten_last, packed
 from .places import Places, resolve
 
 if TYPE_CHECKING:
@@ -281,6 +281,8 @@ def _mapped(weights: Linear, x: Tensor, safe: bool) -> Tensor:
     """
     import torch
 
+    # torch's exponentials have other last bits where elements are not neighbours
+    x = x.clone(memory_format=torch.contiguous_format) if safe else packed(x)
     if not safe and finite.is_finite(x):
         return weights.map(x)
     sound = torch.isfinite(x).all(-1, keepdim=True)

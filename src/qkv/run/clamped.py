@@ -61,7 +61,7 @@ class Clamped(torch.autograd.Function):
     @staticmethod
     @recomputing
     def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - torch names no arguments
-        grad: Tensor = grads[0]
+        grad: Tensor = grads[0].contiguous()
         job: Job = ctx.job
         q, k, v, lse, lam, output, total, *tables = ctx.saved_tensors
         check_unchanged(job.versions)

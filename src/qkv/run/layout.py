@@ -47,6 +47,27 @@ class Layout:
         return tensor.permute(self.order)
 
 
+ALIGNMENT = 64
+"""Bytes at whose multiples torch's own allocations begin."""
+
+
+def packed(tensor: Tensor) -> Tensor:
+    """The tensor with its last axis fastest and no gaps, from an aligned address; itself where that is so already.
+
+    Matrix products choose the order of their sums by strides and alignment: packed, the same numbers give the same bits
+    whatever layout they came in.
+    """
+    import torch
+
+    stride, expected = 1, list[int]()
+    for size in reversed(tensor.shape):
+        expected.append(stride)
+        stride *= size
+    if tensor.stride() == tuple(reversed(expected)) and tensor.data_ptr() % ALIGNMENT == 0:
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
 def flatten_last(tensor: Tensor, count: int) -> Tensor:
     """The last ``count`` axes as one; a view when there is only one."""
     return tensor if count == 1 else tensor.flatten(-count)

@@ -18,6 +18,7 @@ from ..plan.cost import price, tensor_bytes
 from ..spec import Spec
 from ..terms.weights import Linear
 from .bind import bind, frame
+from .layout import packed
 from .masks import is_plain_causal, key_only
 from .result import Computed
 from .scores import by_row, kept
@@ -66,7 +67,7 @@ class LinearStrategy:
         weights, lowered, dtype = bound.spec.weights, bound.lowered, bound.working_dtype
         if not isinstance(weights, Linear):
             raise SpecError(f"{weights!r} are not linear weights.\n  Leave the strategy to the planner.")
-        q, k, v = (x.to(dtype) for x in (bound.q, bound.k, bound.v))
+        q, k, v = (packed(x.to(dtype)) for x in (bound.q, bound.k, bound.v))
         shared, rows, keys = len(lowered.shared), len(lowered.query_order), len(lowered.key)
         keep = lowered.keep
         if keep is None or key_only(keep, lowered):

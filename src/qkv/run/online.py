@@ -18,6 +18,7 @@ from ..terms.expr import Captured, Kind, captured_in
 from ..terms.weights import Sigmoid
 from . import dropout, finite
 from .backward import check_unchanged, recomputing, versions
+from .layout import packed
 from .scores import changed, kept, rows_read
 
 if TYPE_CHECKING:
@@ -89,10 +90,10 @@ class Job:
         return x
 
     def flat(self, x: Tensor, shared: int, count: int) -> Tensor:
-        """The ``count`` axes before the last one as one."""
+        """The ``count`` axes before the last one as one, packed."""
         if count == 0:
-            return x.unsqueeze(-2)
-        return x if count == 1 else x.flatten(-1 - count, -2)
+            return packed(x.unsqueeze(-2))
+        return packed(x if count == 1 else x.flatten(-1 - count, -2))
 
     def sizes(self, ranges: Range) -> list[int]:
         """The size of each axis of a score within ``ranges``."""
@@ -122,7 +123,7 @@ def piece(job: Job, q: Tensor, k: Tensor, ranges: Range, partial: bool, tables: 
     scores = raw
     if bound.lowered.score is not None:
         scores = changed(bound, raw.reshape(*raw.shape[:lead], *sizes), keep, ranges, tables)
-        scores = scores.broadcast_to(*raw.shape[:lead], *sizes).reshape(raw.shape)
+        scores = scores.broadcast_to(*raw.shape[:lead], *sizes).reshape(raw.shape).contiguous()
     mask = None if keep is None else flatten(job, keep.broadcast_to(sizes), sizes)
     if mask is not None:
         empty = 0.0 if job.kind == "plain" else -math.inf
@@ -216,7 +217,7 @@ class Attend(torch.autograd.Function):
 
         q, k, v, sink, rows, output, lse, buckets, *tables = ctx.saved_tensors
         check_unchanged(ctx.job.versions)
-        grad: Tensor = torch.zeros_like(output) if grads[0] is None else grads[0]
+        grad: Tensor = torch.zeros_like(output) if grads[0] is None else grads[0].contiguous()
         grad_lse: Tensor | None = grads[1]
         found = gradients(
             ctx.job, q, k, v, sink, rows, output, lse, buckets, tables, grad, grad_lse, ctx.needs_input_grad[1:]

@@ -44,7 +44,9 @@ class Reference:
 
         lowered = bound.lowered
         rows = len(lowered.shared) + len(lowered.query_order)
-        q, k, v = (x.to(torch.float64) for x in (bound.q, bound.k, bound.v))
+        # packed: the order of sums in a matrix product follows from strides and alignment
+        packed = torch.contiguous_format
+        q, k, v = (x.to(torch.float64).clone(memory_format=packed) for x in (bound.q, bound.k, bound.v))
         q = _flat(q, q.dim() - 1 - len(lowered.query_order))
         k = _flat(k, k.dim() - 1 - len(lowered.key))
         v = _flat(v, v.dim() - 1 - len(lowered.key))

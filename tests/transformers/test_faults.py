@@ -109,7 +109,9 @@ def test_a_faulty_model_is_refused_with_the_figures(planted: str) -> None:
     model = BY_NAME[planted].build()
     model.set_attn_implementation("qkv")
     check._passed.clear()
-    with pytest.raises(
-        ModelError, match=r"difference [0-9.e+-]+ of the largest output, limit 4\.77e-05, worst in the left-padded row"
-    ):
-        harness.output(model, harness.inputs(BY_NAME[planted], "left"))
+    for _ in range(2):  # what was refused is refused again
+        with pytest.raises(
+            ModelError,
+            match=r"difference [0-9.e+-]+ of the largest output, limit 4\.77e-05, worst in the left-padded row",
+        ):
+            harness.output(model, harness.inputs(BY_NAME[planted], "left"))

@@ -133,7 +133,8 @@ def _said(name: str, mask: Tensor, sizes: tuple[int, int, int, int]) -> Said:
     if isinstance(mask, SymbolicMask):
         rule = mask.rule
         if not rule.edited and (rule.batch_size, rule.num_queries, rule.num_keys) == (sizes[0], sizes[2], sizes[3]):
-            return Said(rule.keep, None, rule.positions, rule.captures, rule.specs)
+            positions = None if rule.keep is None else rule.positions
+            return Said(rule.keep, None, positions, rule.captures, rule.specs)
         mask = rule.dense()
     read = given.read(mask, sizes, f"the attention mask of {name}")
     return Said(read.keep, read.bias, None, True, read.specs)

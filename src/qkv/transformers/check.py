@@ -124,29 +124,31 @@ def _measure(name: str, ratios: list[float], ours: Tensor, eager: Tensor, batch:
     )
 
 
-_passed: dict[tuple[type, str], frozenset[str]] = {}
-"""Model classes and configurations that agreed, with the names of the modules that the tiny batch reached."""
+_passed: dict[tuple[type, str, str, str], frozenset[str]] = {}
+"""Model classes, configurations, types and devices that agreed, with the names of the modules that the tiny batch
+reached.
+"""
 
 
 def first_use(call: watch.Call) -> None:
-    """Checks the model that is making ``call``, once for each class and configuration, and the module itself where that
-    did not reach it.
+    """Checks the model that is making ``call``, once for each class, configuration, type and device, and the module
+    itself where that did not reach it.
 
     Raises ``ModelError`` with the figures when the results differ.
     """
-    watch.seen(call.module)
     model = _caller()
     alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
-    if model is not None and alone:  # a forward pass inside another would leave the other ranks waiting
-        reached = _checked(model)
-        if any(module is call.module for module in reached):
-            return
-    against_own_eager(call)
+    # A forward pass inside another would leave the other ranks waiting.
+    reached = _checked(model) if model is not None and alone else []
+    if not any(module is call.module for module in reached):
+        against_own_eager(call)
+    watch.seen(call.module)  # only now: what was refused is refused again
 
 
 def _checked(model: PreTrainedModel) -> list[nn.Module]:
     """The modules of ``model`` that the tiny batch reaches, after it agreed."""
-    key = (type(model), hashlib.sha256(model.config.to_json_string(use_diff=False).encode()).hexdigest())
+    config = hashlib.sha256(model.config.to_json_string(use_diff=False).encode()).hexdigest()
+    key = (type(model), config, str(model.dtype), model.device.type)
     parts: Any = model
     modules: dict[str, nn.Module] = dict(parts.named_modules())
     if key not in _passed:

@@ -82,3 +82,13 @@ def test_a_picture_of_a_mask_with_other_names() -> None:
         "  A term may use shared, query-only and key coordinates.",
     ]
     assert mask.count(3, query="seq_q", key="seq_k") == 6
+
+
+def test_terms_without_a_definition_are_faults() -> None:
+    assert message(qkv.InternalError, lambda: qkv.Spec(keep=qkv.Keep())) == [
+        "Keep does not say which keys it keeps; please report this"
+    ]
+    made = qkv.scaling.Scaling()
+    assert message(qkv.InternalError, lambda: qkv.rope(scaling=made).frequencies(8, 8)) == [
+        "Scaling does not say what its frequencies are; please report this"
+    ]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import SpecError
+from ..errors import InternalError, SpecError
 from .expr import Constant, Kind, Node, Position, apply, bare, coordinates_read
 from .scope import Scope
 from .trace import trace_named
@@ -29,7 +29,7 @@ class Keep:
 
     def lower(self, scope: Scope) -> Node:
         """The graph of truth values over the coordinates of ``scope``."""
-        raise NotImplementedError
+        raise InternalError(f"{type(self).__name__} does not say which keys it keeps; please report this")
 
     def __and__(self, other: Keep) -> Keep:
         return Both(self, _keep(other))

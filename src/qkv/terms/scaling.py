@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import SpecError
+from ..errors import InternalError, SpecError
 
 
 def plain_frequencies(theta: float, size: int) -> tuple[float, ...]:
@@ -35,7 +35,7 @@ class Scaling:
 
     def frequencies(self, theta: float, size: int, length: int) -> tuple[float, ...]:
         """The frequency of each pair of the ``size`` rotated features, for a sequence of ``length`` positions."""
-        raise NotImplementedError
+        raise InternalError(f"{type(self).__name__} does not say what its frequencies are; please report this")
 
 
 @dataclass(frozen=True, slots=True)

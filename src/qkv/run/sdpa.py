@@ -1,8 +1,9 @@
 """Strategy ``sdpa``: torch's scaled_dot_product_attention, only where it computes exactly this and runs a fused kernel.
 
 Its kernels multiply dropped values by zero, so masks need finite k and v; ``is_causal`` aligns unequal lengths at the
-first key, whatever the caller means; with a learned mask it takes its math kernel, which holds every score. All of that
-is refused here, with the reason. Strided features, which would change the kernel and the bits, are copied first.
+first key, whatever the caller means, and needs a scale above 0; with a learned mask it takes its math kernel, which
+holds every score. All of that is refused here, with the reason. Strided features, which would change the kernel and the
+bits, are copied first.
 """
 
 from __future__ import annotations
@@ -24,11 +25,17 @@ if TYPE_CHECKING:
 MATH = 0
 """torch's number for its math kernel, in ``torch.nn.attention.SDPBackend``."""
 
+SMALLEST_SCALE = 2.0**-126
+"""The smallest float32 of full precision; a positive scale below it may be 0 to a kernel."""
+
 
 def _mask(request: Request) -> str | None:
     lowered = request.lowered
     if lowered.keep is None:
         return None
+    scale = request.spec.scale
+    if scale is not None and scale < SMALLEST_SCALE:
+        return f"its kernels scale after masking, and -inf times scale={scale:g} is not -inf"
     if (
         len(lowered.query_order) < 1
         or len(lowered.key) != 1

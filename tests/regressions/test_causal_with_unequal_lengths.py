@@ -1,8 +1,8 @@
 """``is_causal=True`` with fewer queries than keys puts the first query at the first key, so that a decoding step sees
 one key of its cache.
 
-pytorch/pytorch#103082 and #108108; the other corner, silently, in ml-explore/mlx#2835; the corner changed between
-versions in Dao-AILab/flash-attention#282. qkv compares positions, and asks where the queries stand.
+pytorch/pytorch#103082 and #108108; the same question in Dao-AILab/flash-attention#282, and the other corner in
+ml-explore/mlx#2835. qkv compares positions, and asks where the queries stand.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Masks made of the type's lowest number: two of them added overflow to -inf and a row of them gave NaN in one kernel
-(pytorch/pytorch#109517) and the mean of all values, padding included, in others.
+"""Masks made of the type's lowest number gave NaN in one kernel (pytorch/pytorch#109517); two of them added overflow
+to -inf; and a row of them is the mean of all values, padding included, where it is only added.
 
 qkv's terms read -inf as dropped; the function that transformers' models call reads the lowest number so too.
 """

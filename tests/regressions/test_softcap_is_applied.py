@@ -1,5 +1,5 @@
-"""Capped scores dropped without a word by a path whose kernel cannot cap (vllm-project/vllm-metal#665; Gemma 2 under
-transformers' sdpa before huggingface/transformers#31887), or capped after masking, which makes a dropped key one of
+"""Capped scores dropped without a word by a path whose kernel cannot cap (vllm-project/vllm-metal#665; Gemma 2
+with flash attention before huggingface/transformers#31887), or capped after masking, which makes a dropped key one of
 score -cap.
 
 qkv caps on every strategy or refuses, before the mask, and the gradient knows the cap.

@@ -46,8 +46,10 @@ def recomputing(backward: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(backward)
     def entered(ctx: Any, *grads: Tensor | None) -> Any:
-        given = next(x for x in grads if x is not None)
-        with torch.no_grad(), torch.autocast(given.device.type, enabled=False):
+        given = [x.device.type for x in grads if x is not None]
+        if not given:
+            return (None,) * len(ctx.needs_input_grad)
+        with torch.no_grad(), torch.autocast(given[0], enabled=False):
             found: tuple[Tensor | None, ...] = backward(ctx, *grads)
         if not torch.is_grad_enabled():
             return found

@@ -16,7 +16,7 @@ from ..coords.sizes import Solved, solve
 from ..errors import DeviceError, DtypeError, ShapeError, SizeMismatch, SpecError
 from ..spec import Lowered, Spec
 from ..terms.expr import Captured, Lookup
-from ..terms.interval import Block, RangeTable, stays_inside
+from ..terms.interval import Block, stays_inside
 from ..terms.scope import Claim
 from ..terms.weights import Differential, Linear
 from . import finite
@@ -69,7 +69,6 @@ class Bound:
     places: Places
     tables: dict[Captured, Tensor]
     inside: frozenset[Lookup]
-    ranges: dict[Captured, RangeTable | None]
     want: frozenset[str]
     dropout: float
     seed: int
@@ -231,7 +230,6 @@ def bind(
     queries = _prepared(made, made.query.canonical(q), places, 0, halves, precision, exact)
     keys = _prepared(made, made.key.canonical(k), places, 1, halves, precision, exact)
     values = flatten_last(made.value.canonical(v), len(lowered.value_features))
-    ranges: dict[Captured, RangeTable | None] = {}
     tables = _tables(made, queries, precision, safe=exact)
     return Bound(
         made,
@@ -240,8 +238,7 @@ def bind(
         values,
         places,
         tables,
-        _inside(lowered, places, sizes, ranges),
-        ranges,
+        _inside(lowered, places, sizes),
         want,
         dropout,
         seed,
@@ -319,14 +316,13 @@ def _tables(made: Frame, queries: Tensor, precision: torch.dtype, *, safe: bool)
     return tables
 
 
-def _inside(
-    lowered: Lowered, places: Places, sizes: Mapping[str, int], ranges: dict[Captured, RangeTable | None]
-) -> frozenset[Lookup]:
+def _inside(lowered: Lowered, places: Places, sizes: Mapping[str, int]) -> frozenset[Lookup]:
     """The lookups that stay in their tables over the whole call."""
     if not lowered.captured or any(sizes[n] == 0 for n in places.names):
         return frozenset()
     indices, positions = places.bounds({})
-    block = Block(indices, positions, sizes, ranges)
+    # What a caller's table holds is not looked at for this: learning it would cost more than the checks that it saves.
+    block = Block(indices, positions, sizes, {table: None for table in lowered.captured if not table.movable})
     return frozenset[Lookup]().union(*(stays_inside(node, block) for node in lowered.nodes))
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..terms.expr import captured_in
 from ..terms.interval import Block, bounds
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ BLOCK_SCORES = 1 << 18
 
 DEVICE_BLOCK_SCORES = 1 << 23
 """Scores in one block on other devices, where a call must be large to be worth its start."""
+
+FEW_BLOCKS = 2
+"""So few blocks are masked without asking what a captured table leaves of them; learning the table would cost more."""
 
 LEAST_KEYS = 512
 LEAST_ROWS = 64
@@ -108,6 +112,8 @@ def _states(
     shape = (max(1, len(query_edges) - 1) if query else 1, max(0, len(key_edges) - 1))
     if bound.lowered.keep is None or 0 in shape:
         return np.ones(shape, dtype=np.int8)
+    if shape[0] * shape[1] <= FEW_BLOCKS and any(not table.movable for table in captured_in(bound.lowered.keep)):
+        return np.full(shape, 2, dtype=np.int8)
     edges = {
         key: np.stack([np.array(key_edges[:-1], dtype=np.float64), np.array(key_edges[1:], dtype=np.float64)])[
             :, None, :
@@ -118,6 +124,6 @@ def _states(
             [np.array(query_edges[:-1], dtype=np.float64), np.array(query_edges[1:], dtype=np.float64)]
         )[:, :, None]
     indices, positions = bound.places.bounds(edges)
-    found = bounds(bound.lowered.keep, Block(indices, positions, bound.frame.sizes, bound.ranges))
+    found = bounds(bound.lowered.keep, Block(indices, positions, bound.frame.sizes))
     low, high = np.broadcast_to(found.low, shape), np.broadcast_to(found.high, shape)
     return np.where(high == 0, 0, np.where(low == 1, 1, 2)).astype(np.int8)

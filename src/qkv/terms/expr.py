@@ -73,13 +73,15 @@ that is not taken cannot fail.
 class Captured:
     """A tensor that a function of coordinates mentions; two are equal when the tensor is the same object."""
 
-    __slots__ = ("label", "movable", "tensor")
+    __slots__ = ("label", "learnt", "movable", "tensor")
 
     def __init__(self, tensor: Tensor, label: str = "", *, movable: bool = False) -> None:
         self.tensor = tensor
         self.label = label
         self.movable = movable
         """Whether qkv made the tensor and may copy it to another device; a user's tensor stays where it is."""
+        self.learnt: object = None
+        """What a reader learnt about a tensor of qkv's own, which nobody changes."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Captured) and self.tensor is other.tensor

@@ -84,6 +84,8 @@ def learn(captured: Captured) -> RangeTable | None:
     That is so for tensors on a device, large or empty ones, ones that hold NaN or whole numbers beyond 2 ** 53, and
     ones without values of their own (under ``vmap`` or in a fake mode).
     """
+    if captured.movable and isinstance(captured.learnt, RangeTable):
+        return captured.learnt
     tensor: Tensor = captured.tensor
     if tensor.device.type != "cpu" or tensor.numel() == 0 or tensor.numel() > limits.BOUNDED_TABLE_ELEMENTS:
         return None
@@ -93,4 +95,7 @@ def learn(captured: Captured) -> RangeTable | None:
         return None
     if np.isnan(values).any() or (captured.kind is Kind.INT and bool((np.abs(values) >= _EXACT).any())):
         return None
-    return RangeTable(values)
+    found = RangeTable(values)
+    if captured.movable:
+        captured.learnt = found
+    return found

@@ -23,8 +23,6 @@ def _sdpa(problem: Problem) -> tuple[str, ...]:
         reasons.append("a sink is not supported")
     if 0 in (sizes.query_length, sizes.key_length):
         reasons.append("a size is 0")
-    elif any(x.stride(-1) != 1 for x in problem.operands):
-        reasons.append("a feature axis is strided")
     elif sizes.feature_size != sizes.value_size:
         reasons.append("feature and value feature differ in size")
     if problem.keep not in ("full", "causal"):

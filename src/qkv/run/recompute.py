@@ -138,7 +138,8 @@ def _through_weights(
     elif isinstance(kind, Sigmoid):
         weights = torch.sigmoid(made.scores + kind.bias)
         weights = weights if made.keep is None else weights.masked_fill(~made.keep, 0.0)
-        d_scores = incoming * weights * (1.0 - weights)
+        # the other side's logistic function: 1 - weights has no digits left where weights are near 1
+        d_scores = incoming * weights * torch.sigmoid(-(made.scores + kind.bias))
     else:
         # For plain sums ``lse`` holds the sum itself.
         total = torch.where(lse == 0, 1.0, lse)

@@ -175,8 +175,8 @@ def test_there_are_as_many_pairs_as_there_should_be() -> None:
         (lambda: qkv.softmax(sink=1.0, off_by_one=True), "sink and off_by_one are both given"),
         (lambda: qkv.differential(0.5, lambda_init=0.2, renormalize="clamp"), "are both given"),
         (lambda: qkv.linear("identity"), "weights of the identity map may sum to 0"),
-        (lambda: qkv.Spec(keep=qkv.softcap(3.0)), "keep="),
-        (lambda: qkv.Spec(score=qkv.causal()), "score="),
+        (lambda: qkv.Spec(keep=qkv.softcap(3.0)), r"^keep is softcap\(3\) \(SoftCap\), not a keep term"),
+        (lambda: qkv.Spec(score=qkv.causal()), r"^score is causal\(\) \(Relative\), not a score term"),
         (lambda: qkv.Spec(scale=float("nan")), "scale=nan must be a finite number"),
     ],
 )

@@ -42,7 +42,7 @@ _once = cast("Callable[..., tuple[Tensor, ...]]", _Once.apply)  # pyright: ignor
 
 
 def recomputing(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps a backward: run without autocast and without a graph; a derivative of what it returns raises ``Refused``."""
+    """Wraps a backward: run without autocast and graph; a derivative of what it returns raises ``Refused``."""
 
     @wraps(backward)
     def entered(ctx: Any, *grads: Tensor | None) -> Any:

@@ -29,7 +29,8 @@ class Environment:
     ``inside`` holds the lookups that are known to stay in their tables. ``outside`` collects, for each other lookup
     that left its table, the lookup and where. Where gradients are taken by torch, ``flows`` says at which pairs they
     may flow (True for all): elsewhere, and in a branch of ``where`` that is not chosen, the score and the tables are
-    read without, because a derivative that is infinite there, times 0, would be NaN."""
+    read without, because a derivative that is infinite there, times 0, would be NaN.
+    """
 
     indices: Mapping[str, Tensor]
     positions: Mapping[str, Tensor]

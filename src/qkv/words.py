@@ -152,25 +152,50 @@ def maximum(a: Any, b: Any) -> Any:
 
 
 def sin(x: Any) -> Any:
-    """The sine of a named tensor or a symbol."""
+    """The sine of a named tensor or a symbol.
+
+    >>> import qkv
+    >>> qkv.score(lambda score, i, j: score + qkv.sin(0.1 * (i - j)))
+    score(score + sin(0.1 * (i - j)))
+    """
     return _pointwise("sin", x)
 
 
 def cos(x: Any) -> Any:
-    """The cosine of a named tensor or a symbol."""
+    """The cosine of a named tensor or a symbol.
+
+    >>> import qkv
+    >>> qkv.score(lambda score, i, j: score + qkv.cos(0.1 * (i - j)))
+    score(score + cos(0.1 * (i - j)))
+    """
     return _pointwise("cos", x)
 
 
 def erf(x: Any) -> Any:
-    """The error function of a named tensor or a symbol."""
+    """The error function of a named tensor or a symbol.
+
+    >>> import qkv
+    >>> qkv.score(lambda score: 30.0 * qkv.erf(score / 30.0))
+    score(30 * erf(score / 30))
+    """
     return _pointwise("erf", x)
 
 
 def abs(x: Any) -> Any:
-    """The absolute value of a named tensor or a symbol."""
+    """The absolute value of a named tensor or a symbol.
+
+    >>> import qkv
+    >>> qkv.keep(lambda i, j: qkv.abs(i - j) < 3)
+    keep(abs(i - j) < 3)
+    """
     return _pointwise("abs", x)
 
 
 def floor(x: Any) -> Any:
-    """The largest whole number that is not above of a named tensor or a symbol."""
+    """The largest whole number not above each element of a named tensor, or not above a symbol.
+
+    >>> import qkv, torch
+    >>> qkv.floor(qkv.Named(torch.tensor([1.5, -1.5]), "i")).tensor
+    tensor([ 1., -2.])
+    """
     return _pointwise("floor", x)

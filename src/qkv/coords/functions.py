@@ -60,7 +60,11 @@ def mean(names: Names, x: Named, *, where: Named | None = None) -> Named:
 
 
 def prod(names: Names, x: Named, *, where: Named | None = None) -> Named:
-    """The product over the named coordinates; 1 over nothing."""
+    """The product over the named coordinates; 1 over nothing.
+
+    >>> prod("j", Named(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "i j")).tensor
+    tensor([ 2., 12.])
+    """
     return _named(x, "prod").prod(*_given(names, "prod"), where=where)
 
 
@@ -83,17 +87,29 @@ def min(names: Names, x: Named, *, where: Named | None = None) -> Named:
 
 
 def any(names: Names, x: Named, *, where: Named | None = None) -> Named:
-    """Whether one element holds; False over nothing."""
+    """Whether one element holds; False over nothing.
+
+    >>> any("j", Named(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "i j") > 2).tensor
+    tensor([False,  True])
+    """
     return _named(x, "any").any(*_given(names, "any"), where=where)
 
 
 def all(names: Names, x: Named, *, where: Named | None = None) -> Named:
-    """Whether every element holds; True over nothing."""
+    """Whether every element holds; True over nothing.
+
+    >>> all("i", Named(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "i j") > 1).tensor
+    tensor([False,  True])
+    """
     return _named(x, "all").all(*_given(names, "all"), where=where)
 
 
 def logsumexp(names: Names, x: Named, *, where: Named | None = None) -> Named:
-    """log(sum(exp(x))) over the named coordinates; -inf over nothing."""
+    """log(sum(exp(x))) over the named coordinates; -inf over nothing.
+
+    >>> logsumexp("j", Named(torch.zeros(2, 4), "i j")).tensor
+    tensor([1.3863, 1.3863])
+    """
     return _named(x, "logsumexp").logsumexp(*_given(names, "logsumexp"), where=where)
 
 
@@ -103,22 +119,38 @@ def softmax(names: Names, x: Named, *, where: Named | None = None) -> Named:
 
 
 def log_softmax(names: Names, x: Named, *, where: Named | None = None) -> Named:
-    """The logarithm of ``softmax``; -inf where nothing is kept."""
+    """The logarithm of ``softmax``; -inf where nothing is kept.
+
+    >>> log_softmax("j", Named(torch.zeros(4), "j")).tensor
+    tensor([-1.3863, -1.3863, -1.3863, -1.3863])
+    """
     return _named(x, "log_softmax").log_softmax(*_given(names, "log_softmax"), where=where)
 
 
 def argmax(name: str, x: Named) -> Named:
-    """The index of the first largest element along one coordinate."""
+    """The index of the first largest element along one coordinate.
+
+    >>> argmax("i", Named(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "i j")).tensor
+    tensor([1, 1])
+    """
     return _named(x, "argmax").argmax(name)
 
 
 def argmin(name: str, x: Named) -> Named:
-    """The index of the first smallest element along one coordinate."""
+    """The index of the first smallest element along one coordinate.
+
+    >>> argmin("i", Named(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "i j")).tensor
+    tensor([0, 0])
+    """
     return _named(x, "argmin").argmin(name)
 
 
 def cumsum(name: str, x: Named) -> Named:
-    """The sum of the elements up to and with each one, along one coordinate."""
+    """The sum of the elements up to and with each one, along one coordinate.
+
+    >>> cumsum("j", Named(torch.ones(4), "j")).tensor
+    tensor([1., 2., 3., 4.])
+    """
     return _named(x, "cumsum").cumsum(name)
 
 
@@ -182,7 +214,11 @@ def floor(x: Named) -> Named:
 
 
 def relu(x: Named) -> Named:
-    """Each element, or 0 where it is below."""
+    """Each element, or 0 where it is below.
+
+    >>> relu(Named(torch.tensor([-1.0, 2.0]), "i")).tensor
+    tensor([0., 2.])
+    """
     return _named(x, "relu", "{x}").relu()
 
 

@@ -13,6 +13,12 @@ class Plan:
     two; ``bytes`` are those of the tensors, moved once; ``scratch_bytes`` are allocated beside the output. All three
     are the forward's, by the strategy's own estimate. ``needs_finite`` says that the strategy is right only while k and
     v are finite, which each call then looks at first.
+
+    >>> import qkv, torch
+    >>> q = k = v = torch.randn(1, 2, 4, 8)
+    >>> plan = qkv.Spec(score=qkv.softcap(30.0)).plan(q, k, v)
+    >>> plan.strategy, plan.refused["sdpa"]
+    ('chunked', 'score term softcap(30) is not supported')
     """
 
     strategy: str

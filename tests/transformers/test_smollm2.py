@@ -52,7 +52,7 @@ def test_five_prompts_in_a_left_padded_batch(loaded: Loaded) -> None:
     assert torch.equal(ours, eager)
 
 
-@pytest.mark.parametrize("prompt", [PROMPTS[0], PROMPTS[-1]], ids=["shortest", "longest"])
+@pytest.mark.parametrize("prompt", PROMPTS, ids=["water", "capital", "code", "forest", "sky"])
 def test_a_prompt_alone(loaded: Loaded, prompt: str) -> None:
     assert torch.equal(continued(loaded, [prompt], "qkv"), continued(loaded, [prompt], "eager"))
 

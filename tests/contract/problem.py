@@ -37,6 +37,7 @@ class Problem:
     dtype: torch.dtype = torch.float32
     family: str = "randn"
     layout: str = "contiguous"
+    scale: float | None = None
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
 
@@ -48,7 +49,9 @@ class Problem:
     @cached_property
     def case(self) -> Case:
         """q, k and v."""
-        return FAMILIES[self.family](self.sizes, self.dtype, keep=self.mask, seed=self.seed, layout=self.layout)
+        return FAMILIES[self.family](
+            self.sizes, self.dtype, keep=self.mask, seed=self.seed, layout=self.layout, scale=self.scale
+        )
 
     @property
     def operands(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,6 +81,7 @@ class Problem:
             score=self.made_score.terms(leaves),
             keep=KEEPS[self.keep](self.sizes, self.seed)[0],
             weights=self.made_weights.term(leaves),
+            scale=self.scale,
         )
 
     @property
@@ -114,8 +118,10 @@ class Problem:
         if self.made_weights.kind == "linear":
             return oracle(q, k, v, keep=self.mask, **told)
         alive = torch.ones((), dtype=torch.bool) if self.mask is None else self.mask.any(-1)[..., None]
-        change = self.made_score.change(leaves, torch.where(alive, q, 0.0) * q.shape[-1] ** -0.5)
-        result = oracle(q, k, v, keep=self.mask, bias=change.bias, softcap=change.softcap, score=change.score, **told)
+        scale = q.shape[-1] ** -0.5 if self.scale is None else self.scale
+        change = self.made_score.change(leaves, torch.where(alive, q, 0.0) * scale)
+        told |= {"bias": change.bias, "softcap": change.softcap, "score": change.score, "scale": scale}
+        result = oracle(q, k, v, keep=self.mask, **told)
         result = replace(result, delta=result.delta + 4 * 2.0**-24 * change.size * (result.count > 0))
         if change.rows is None:
             return result
@@ -142,6 +148,7 @@ class Problem:
             self.weights,
             str(self.dtype).removeprefix("torch."),
             self.family,
+            f"scale={self.scale}",
             self.layout,
         ]
         return f"Problem({', '.join(parts)}, {self.sizes}, seed={self.seed})"

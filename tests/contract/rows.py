@@ -32,6 +32,7 @@ EVERYTHING: Axes = {
     "score": tuple(SCORES),
     "place": tuple(PLACES),
     "weights": tuple(WEIGHINGS),
+    "scale": (None, 0.3, 1.0),
 }
 
 #: two lengths in one axis: the queries', and how many more keys there are
@@ -50,6 +51,7 @@ STATES: Axes = {
     **FUSED,
     "keep": ("full", "causal", "padding"),
     "weights": tuple(name for name in WEIGHINGS if name.startswith("linear")),
+    "scale": (None,),
     "family": tuple(name for name in STANDARD_AXES["family"] if name != "poison"),
 }
 
@@ -65,7 +67,7 @@ def senseless(row: Row) -> bool:
     weights, score, place = str(row.get("weights", "")), str(row.get("score", "none")), row.get("place", "none")
     differential = weights in ("differential", "paper", "clamped")
     odd = row.get("feature_size") in (1, 59)
-    if weights.startswith("linear") and score != "none":
+    if weights.startswith("linear") and (score != "none" or row.get("scale") is not None):
         return True  # no score stands before a softmax
     if differential and (odd or score.startswith("shaw")):
         return True  # features are split in half
@@ -128,5 +130,6 @@ def _problem(row: Row, seed: int) -> Problem:
         dtype=cast("torch.dtype", row["dtype"]),
         family=text("family"),
         layout=text("layout"),
+        scale=cast("float | None", row["scale"]),
         seed=seed,
     )

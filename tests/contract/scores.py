@@ -25,15 +25,15 @@ class Change:
     """What a term does, in the oracle's words: logits are capped, then the bias is added, then ``score`` is applied.
 
     ``bias`` broadcasts to [b, h, i, j]; ``rows`` is a table [r, e] added to values and the row [i, j] that each pair
-    reads; ``size`` is
-    the largest number that ``score`` adds to a logit, whose rounding counts like a bias's.
+    reads; ``size``, for a row of scores [b, h, i], is how large the terms are that it is computed from beside the
+    product and the bias: their rounding counts like a bias's.
     """
 
     softcap: float | None = None
     bias: Tensor | None = None
     score: Callable[[Tensor], Tensor] | None = None
     rows: tuple[Tensor, Tensor] | None = None
-    size: float = 0.0
+    size: float | Tensor = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ def shaw(sizes: Sizes, seed: int) -> Score:
     return Score(
         {"key_table": _randn(seed, 9, sizes.feature_size)},
         lambda x: (qkv.shaw(x["key_table"]),),
-        lambda x, q: Change(bias=_vectors(q, x["key_table"], row)),
+        lambda x, q: Change(bias=_vectors(q, x["key_table"], row), size=_size(q, x["key_table"])),
     )
 
 
@@ -172,7 +172,9 @@ def shaw_values(sizes: Sizes, seed: int) -> Score:
     return Score(
         {"key_table": _randn(seed, 5, sizes.feature_size), "value_table": _randn(seed + 1, 5, sizes.value_size)},
         lambda x: (qkv.shaw(x["key_table"], x["value_table"]),),
-        lambda x, q: Change(bias=_vectors(q, x["key_table"], row), rows=(x["value_table"], row)),
+        lambda x, q: Change(
+            bias=_vectors(q, x["key_table"], row), rows=(x["value_table"], row), size=_size(q, x["key_table"])
+        ),
     )
 
 
@@ -180,6 +182,11 @@ def _vectors(q: Tensor, table: Tensor, row: Tensor) -> Tensor:
     """q . table[row] for scaled queries, by selection."""
     products = q @ table.transpose(0, 1)
     return products.gather(-1, row.expand(*products.shape[:2], *row.shape))
+
+
+def _size(q: Tensor, table: Tensor) -> Tensor:
+    """How large the terms of q . table are: NUMERICS.md's delta for a second product."""
+    return q.shape[-1] ** 0.5 * (q.detach().abs() @ table.detach().abs().transpose(0, 1)).amax(-1)
 
 
 def custom(sizes: Sizes, seed: int) -> Score:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 import qkv
 from qkv.testing import Sizes
@@ -124,6 +125,18 @@ def test_values_that_are_not_finite_reach_as_arithmetic_says(way: str, value: fl
     assert output[0, 0, 3:, [0, 2, 3]].isfinite().all()
 
 
+def _of_lse(problem: Problem, strategy: str, dead: Tensor) -> tuple[Tensor, ...]:
+    """The gradients of everything by the lse of rows that keep nothing."""
+    leaves = {name: x.clone().requires_grad_() for name, x in problem.leaves.items()}
+    q, k, v = (x.clone().requires_grad_() for x in problem.operands)
+    lse = problem.run(strategy, want=("lse",), leaves=leaves, operands=(q, k, v)).lse
+    assert lse is not None
+    inputs = [q, k, v, *leaves.values()]
+    return torch.autograd.grad(
+        lse, inputs, dead.to(lse.dtype).expand(lse.shape), allow_unused=True, materialize_grads=True
+    )
+
+
 DEAD = Sizes(batch=2, query_heads=4, key_heads=2, query_length=10, key_length=12, feature_size=8, value_size=8)
 
 
@@ -148,6 +161,7 @@ def test_rows_that_keep_nothing(weights: str, way: str, no_keys: bool) -> None:
     assert (result.output[dead] == 0).all()
     if result.lse is not None:
         assert (result.lse[..., dead] == -torch.inf).all()
+        assert all((slope == 0).all() for slope in _of_lse(problem, strategy, dead))
         assert (result.stats["entropy"][..., dead] == 0).all()
     assert (slopes["q"][dead] == 0).all()
     assert all(slope.isfinite().all() for slope in slopes.values())

@@ -145,7 +145,7 @@ def softmax(scores: Tensor, sink: Tensor | None) -> tuple[Tensor, Tensor]:
     import torch
 
     if scores.shape[-1] == 0:
-        return scores, torch.full(scores.shape[:-1], -math.inf, dtype=scores.dtype, device=scores.device)
+        return scores, scores.sum(-1) - math.inf
     every = scores if sink is None else torch.cat([scores, sink], dim=-1)
     dead = scores.detach().amax(-1, keepdim=True) == -math.inf
     largest = every.detach().amax(-1, keepdim=True)

@@ -53,8 +53,11 @@ def recomputing(backward: Callable[..., Any]) -> Callable[..., Any]:
             found: tuple[Tensor | None, ...] = backward(ctx, *grads)
         if not torch.is_grad_enabled():
             return found
-        # leaves of their own, so that the refusal is met exactly when somebody derives what comes out
-        made = iter(_once(*(x.detach().requires_grad_() for x in found if x is not None)))
+        # Leaves of their own, so that the refusal is met when somebody derives what comes out; and the operands beside
+        # them, so that it is met, too, by whoever derives with respect to those.
+        leaves = [x.detach().requires_grad_() for x in found if x is not None]
+        operands = [x for x in (*grads, *ctx.saved_tensors) if x is not None and x.requires_grad]
+        made = iter(_once(*leaves, *operands))
         return tuple(None if x is None else next(made) for x in found)
 
     return entered

@@ -145,6 +145,8 @@ def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
             )
         if tensor.dtype != q.dtype:
             raise DtypeError(f"{name} is {tensor.dtype} and q is {q.dtype}.\n  Give one dtype: {name}.to(q.dtype).")
+        if tensor.device.type == "meta":
+            raise DeviceError(f"{name} is on the meta device, which holds no values.\n  Give tensors with values.")
         if tensor.device != q.device:
             raise DeviceError(f"{name} is on {tensor.device}, q on {q.device}.\n  Move it: {name}.to(q.device).")
 
@@ -185,7 +187,7 @@ def _check_claim(claim: Claim, sizes: Mapping[str, int]) -> None:
             name = " ".join(names)
             spelled = f"({name})" if len(names) > 1 else name
             raise SizeMismatch(
-                f'coordinate "{name}" has two sizes.\n    call:       {spelled}={expected}\n'
+                f'coordinate "{spelled}" has two sizes.\n    call:       {spelled}={expected}\n'
                 f"    {claim.term}: {spelled}={shape[axis]}   (axis {axis} of a tensor of shape {shape})\n"
                 "  A captured tensor has this call's sizes along the coordinates it names; size 1 does not stand for "
                 "others: leave the coordinate out instead.",
@@ -328,7 +330,7 @@ def _inside(lowered: Lowered, places: Places, sizes: Mapping[str, int]) -> froze
 
 def check_dropout(dropout: float) -> None:
     """``SpecError`` unless ``dropout`` is a probability below 1."""
-    if isinstance(dropout, bool) or not 0.0 <= dropout < 1.0:
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0.0 <= dropout < 1.0:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise SpecError(
             f"dropout={dropout!r} must be a probability in [0, 1).\n  It is the share of weights that are dropped."
         )

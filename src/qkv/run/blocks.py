@@ -110,7 +110,7 @@ def _states(
     bound: Bound, query: str | None, key: str, query_edges: tuple[int, ...], key_edges: tuple[int, ...]
 ) -> NDArray[np.int8]:
     shape = (max(1, len(query_edges) - 1) if query else 1, max(0, len(key_edges) - 1))
-    if bound.lowered.keep is None or 0 in shape:
+    if bound.lowered.keep is None or 0 in shape or len(query_edges) < 2:
         return np.ones(shape, dtype=np.int8)
     if shape[0] * shape[1] <= FEW_BLOCKS and any(not table.movable for table in captured_in(bound.lowered.keep)):
         return np.full(shape, 2, dtype=np.int8)

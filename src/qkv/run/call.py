@@ -21,7 +21,7 @@ from ..terms.weights import Linear, Sigmoid
 from . import dropout as dropping
 from . import finite
 from .bind import Bound, Frame, bind, check_dropout, check_tensors, frame
-from .names import any_named, arranged, named_output, pattern_of
+from .names import any_named, arranged, named_result, pattern_of
 from .result import Computed, Result
 
 if TYPE_CHECKING:
@@ -61,15 +61,16 @@ def attention(
     positions: Mapping[str, Any] | None = None,
     align: str | None = None,
     dropout: float = 0.0,
+    seed: int | None = None,
     sizes: Mapping[str, int] | None = None,
 ) -> Any:
     """Attention over named coordinates: the output of ``Spec(pattern, ...)(q, k, v)``.
 
     q, k, v: float tensors with the axes of ``pattern`` (default ``"b h i d, b h j d, b h j e -> b h i e"``, the layout
     of torch's SDPA), or three ``Named`` tensors, whose names then are the pattern. ``position``, ``score``, ``keep``,
-    ``weights``, ``scale`` are the parts of a ``Spec``; ``positions``, ``align``, ``dropout``, ``sizes`` the options of
-    ``Spec.run``. A row that keeps nothing gives exactly 0; zero keys give 0; an empty batch an empty output. Raises the
-    errors of ``qkv.errors``; never falls back silently.
+    ``weights``, ``scale`` are the parts of a ``Spec``; ``positions``, ``align``, ``dropout``, ``seed``, ``sizes`` the
+    options of ``Spec.run``. A row that keeps nothing gives exactly 0; zero keys give 0; an empty batch an empty output.
+    Raises the errors of ``qkv.errors``; never falls back silently.
 
     >>> import qkv, torch
     >>> q, k, v = torch.randn(1, 8, 5, 16), torch.randn(1, 2, 5, 16), torch.randn(1, 2, 5, 16)
@@ -81,7 +82,7 @@ def attention(
     spec = _spec(
         pattern, position, score if score is None or not isinstance(score, list) else tuple(score), keep, weights, scale
     )
-    return spec(q, k, v, positions=positions, align=align, dropout=dropout, sizes=sizes)
+    return spec(q, k, v, positions=positions, align=align, dropout=dropout, seed=seed, sizes=sizes)
 
 
 _specs: dict[Any, Spec] = {}
@@ -89,7 +90,15 @@ _specs: dict[Any, Spec] = {}
 
 def _spec(pattern: str, position: Any, score: Any, keep: Any, weights: Any, scale: Any) -> Spec:
     """The spec of these parts, made once; parts that cannot be hashed are left to the spec's own checks."""
-    key = (pattern, position, score, keep, weights, scale)
+    key: tuple[Any, ...] = (
+        pattern,
+        position,
+        score,
+        keep,
+        weights,
+        scale,
+        type(scale),
+    )  # 1.0 == True, and True is no scale
     try:
         known = _specs.get(key)
     except TypeError:
@@ -112,8 +121,9 @@ class Door:
             pattern, given, options = arranged(spec, q, k, v, options)
             result = self.run(spec, given["q"], given["k"], given["v"], options)
             sizes = {name: size for tensor in (q, k, v) for name, size in tensor.sizes.items()}
-            return replace(result, output=named_output(pattern, sizes, result.output))
-        if isinstance(q, torch.Tensor) and torch.is_autocast_enabled(q.device.type):
+            return named_result(pattern, sizes, result)
+        check_tensors(q, k, v)
+        if torch.is_autocast_enabled(q.device.type):
             with torch.autocast(q.device.type, enabled=False):  # it would round scores to 16 bits
                 return self.run(spec, q, k, v, options)
         prepared, plan, bound = _ready(spec, q, k, v, options)
@@ -133,12 +143,7 @@ def _prepared(
     spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any]
 ) -> tuple[Prepared, frozenset[str], float]:
     """What is remembered for the call's signature, made when it is new; with the statistics wanted and the dropout."""
-    unknown = options.keys() - OPTIONS
-    if unknown:
-        raise SpecError(
-            f"unknown option {', '.join(sorted(unknown))}.\n"
-            f"  Known: {', '.join(sorted(OPTIONS))}. Parts (keep, score, ...) belong to the spec."
-        )
+    _check_options(options)
     want, share = _want(spec, options.get("want", ())), options.get("dropout", 0.0)
     check_dropout(share)
     sizes = options.get("sizes")
@@ -167,6 +172,30 @@ def _prepared(
     return found, want, share
 
 
+_OPTION_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "want": ((str, Iterable), "a name, or several: want=('lse', 'entropy')"),
+    "positions": (Mapping, 'places by coordinate: positions={"i": 5}'),
+    "sizes": (Mapping, 'sizes by coordinate: sizes={"g": 4}'),
+    "seed": (int, "a whole number"),
+    "dropout": ((int, float), "a probability in [0, 1)"),
+    "align": (str, '"start" or "end"'),
+}
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """``SpecError`` for an option that is not known or of another kind than it must be."""
+    unknown = options.keys() - OPTIONS
+    if unknown:
+        raise SpecError(
+            f"unknown option {', '.join(sorted(unknown))}.\n"
+            f"  Known: {', '.join(sorted(OPTIONS))}. Parts (keep, score, ...) belong to the spec."
+        )
+    for name, value in options.items():
+        kind, instead = _OPTION_KINDS[name]
+        if value is not None and not isinstance(value, kind):
+            raise SpecError(f"{name}={value!r:.80} ({type(value).__name__}) is not understood.\n  Give {instead}.")
+
+
 def _want(spec: Spec, want: Any) -> frozenset[str]:
     found = frozenset((want,)) if isinstance(want, str) else frozenset(want)
     if found - set(WANTS):
@@ -175,7 +204,7 @@ def _want(spec: Spec, want: Any) -> frozenset[str]:
     if lacking:
         raise SpecError(
             f"want={lacking}: {spec.weights!r} weights have none.\n"
-            "  Only a softmax divides a row by a sum of exponentials; ask for output, max_logit, argmax or weights."
+            "  Only a softmax divides a row by a sum of exponentials; max_logit, argmax and weights can be wanted."
         )
     return found
 
@@ -272,7 +301,8 @@ def _ready(spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, An
 
 def _result(made: Frame, bound: Bound, computed: Computed, plan: Plan) -> Result:
     output = made.output.apply(computed.output.to(made.dtype))
-    stats = {n: x if n == "weights" else made.row.apply(_stat(bound, x)) for n, x in computed.stats.items()}
+    stats = {n: _stat(bound, x) for n, x in computed.stats.items()}
+    stats = {n: x if n == "weights" else made.row.apply(x) for n, x in stats.items()}
     lse = (
         None
         if computed.lse is None or "lse" not in bound.want

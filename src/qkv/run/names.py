@@ -7,12 +7,14 @@ sizes that names carry must hold inside merged axes too.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..coords import Named
+from ..coords import Named, roles
 from ..coords.given import arrange
 from ..coords.given import pattern_of as derived
 from ..errors import CoordinateError, SizeMismatch
+from .result import Result
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +78,27 @@ def _one_size_each(given: Mapping[str, Named]) -> dict[str, int]:
     return {name: size for name, (_, size) in seen.items()}
 
 
-def named_output(pattern: Pattern, sizes: Mapping[str, int], output: Tensor) -> Named:
-    """The output under its names: merged axes parted again, an axis ``1`` dropped."""
+def named_result(pattern: Pattern, sizes: Mapping[str, int], result: Result) -> Result:
+    """The result with every tensor under its names; a leading axis of differential weights is called ``map``."""
     flat = [name for axis in pattern.output.axes for name in axis.names]
-    return Named(output.reshape([sizes[name] for name in flat]), flat)
+    found = roles(pattern)
+    rows = [name for name in flat if name not in found.value_feature]
+    sequences = [name for name in found.query_only if name in found.query_candidates]
+    groups = [name for name in found.query_only if name not in found.query_candidates]
+    scores = [*found.shared, *sequences, *groups, *found.key]
+
+    def named(tensor: Tensor, names: list[str], axes: int) -> Named:
+        lead = tensor.shape[: tensor.dim() - axes]
+        shape = (*lead, *(sizes[name] for name in names))
+        return Named(tensor.reshape(shape), (*(["map"] if lead else []), *names))
+
+    kept = sum(1 for axis in pattern.output.axes if any(n in rows for n in axis.names) or not axis.names)
+    stats = {
+        n: named(x, scores, len(scores)) if n == "weights" else named(x, rows, kept) for n, x in result.stats.items()
+    }
+    return replace(
+        result,
+        output=Named(result.output.reshape([sizes[name] for name in flat]), flat),
+        lse=None if result.lse is None else named(result.lse, rows, kept),
+        stats=stats,
+    )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ..coords import Axis
 from ..coords.pattern import parse_tensor
 from ..errors import DeviceError, DtypeError, PositionError, ShapeError
 from ..terms.interval import Array, Interval
@@ -185,6 +186,13 @@ def _tensor_and_pattern(name: str, value: object) -> tuple[Tensor, str]:
     return cast("Tensor", parts[0]), parts[1]
 
 
+def _written_out(axis: Axis, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The coordinates of an axis of a position tensor, a rest's written out as the call has them."""
+    if not axis.rest:
+        return axis.names[:1]
+    return tuple(n for n in names if n.rsplit(".", 1)[0] == axis.names[0].removeprefix("..") and "." in n)
+
+
 def _place(name: str, value: Any, names: tuple[str, ...], sizes: Mapping[str, int], device: torch.device) -> Place:
     """One entry of ``positions=``, checked."""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -196,7 +204,7 @@ def _place(name: str, value: Any, names: tuple[str, ...], sizes: Mapping[str, in
         raise DeviceError(
             f'positions["{name}"] are on {tensor.device}, q on {device}.\n  Move them: positions.to(q.device).'
         )
-    axes = [axis.names[0] for axis in parse_tensor(pattern).axes if axis.names]
+    axes = [n for axis in parse_tensor(pattern).axes for n in _written_out(axis, names)]
     expected = tuple(
         int(tensor.shape[n]) if a == SECTION else sizes.get(a, -1) for n, a in enumerate(axes[: tensor.dim()])
     )

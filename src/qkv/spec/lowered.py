@@ -87,6 +87,7 @@ def lower(spec: Spec, pattern: Pattern) -> Lowered:
         rotated = (scope.query("rope()", spec.position.query), scope.key_of("rope()", spec.position.key))
     graphs = [n for n in (keep, node, sink, lam, None if row_table is None else row_table[1]) if n is not None]
     relations = _relations(graphs, scope)
+    values = [] if row_table is None else [row_table[0]]
     return Lowered(
         pattern=pattern,
         roles=found,
@@ -104,7 +105,7 @@ def lower(spec: Spec, pattern: Pattern) -> Lowered:
         row_table=row_table,
         projections=tuple(projections),
         claims=tuple(dict.fromkeys(scope.claims)),
-        captured=tuple(dict.fromkeys(c for graph in graphs for c in captured_in(graph))),
+        captured=tuple(dict.fromkeys([*(c for graph in graphs for c in captured_in(graph)), *values])),
         relations=relations if rotated is None else relations | {rotated},
         rotated=rotated,
     )

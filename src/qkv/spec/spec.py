@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from .. import limits
 from ..coords.pattern import Pattern, parse
 from ..coords.roles import Roles, roles
-from ..errors import InternalError, LimitError, SpecError
+from ..errors import InternalError, LimitError, QkvError, SpecError
 from ..terms.keep import Keep
 from ..terms.position import Rope
 from ..terms.score import ScoreTerm, Shaw
@@ -107,8 +107,7 @@ class Spec:
         _check_types(self)
         _check_together(self)
         object.__setattr__(self, "_lowered", {})
-        one_each = self.lowered({name: 1 for tensor in self.parsed.tensors.values() for name in tensor.rests})
-        object.__setattr__(self, "captures", any(not table.movable for table in one_each.captured))
+        object.__setattr__(self, "captures", any(not table.movable for table in self._first().captured))
 
     @cached_property
     def parsed(self) -> Pattern:
@@ -120,6 +119,21 @@ class Spec:
         """The role of each coordinate; a rest appears as ``..b``."""
         return roles(self.parsed)
 
+    def _first(self) -> Lowered:
+        """The parts as graphs for the first number of coordinates in each rest that they fit; without rests the only
+        one. Raises what the terms raise when none fits.
+        """
+        rests = dict.fromkeys(name for tensor in self.parsed.tensors.values() for name in tensor.rests)
+        if not rests:
+            return self.lowered({})
+        found: QkvError | None = None
+        for count in (1, 2, 0, 3, 4):  # a captured tensor says by its axes how many a rest has
+            try:
+                return self.lowered(dict.fromkeys(rests, count))
+            except QkvError as error:
+                found = found or error
+        raise found or InternalError("no number of coordinates was tried; please report this")
+
     def lowered(self, counts: Mapping[str, int]) -> Lowered:
         """The parts as graphs, for ``counts[rest]`` coordinates in each rest."""
         known = cast("dict[tuple[tuple[str, int], ...], Lowered]", self.__dict__["_lowered"])
@@ -130,6 +144,11 @@ class Spec:
 
     def __call__(self, q: Tensor | Named, k: Tensor | Named, v: Tensor | Named, **options: Any) -> Any:
         """The output tensor (a ``Named`` when the inputs are). Options as of ``run``, without ``want``."""
+        if options.get("want"):
+            raise SpecError(
+                f"want={options['want']!r} is given where only the output is returned.\n"
+                "  Call spec.run(q, k, v, want=...), which returns a Result."
+            )
         return door().run(self, q, k, v, options).output
 
     def run(

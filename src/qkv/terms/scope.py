@@ -64,9 +64,12 @@ class Scope:
             if name not in self.scores:
                 close = difflib.get_close_matches(name, self.scores, n=2)
                 hint = f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+                shown = dict.fromkeys(f"..{n.rsplit('.', 1)[0]}" if "." in n else n for n in self.scores)
+                if name in self.rests:
+                    hint = f' "{name}" is a rest here: write "..{name}".'
                 raise CoordinateError(
                     f'{term} names the coordinate "{name}", which the scores do not have.\n'
-                    f"    scores have: {' '.join(self.scores)}\n    pattern: {self.text}\n"
+                    f"    scores have: {' '.join(shown)}\n    pattern: {self.text}\n"
                     f"  A term may use shared, query-only and key coordinates.{hint}"
                 )
 

@@ -15,7 +15,7 @@ from ..errors import LimitError, ShapeError, SpecError
 from .expr import Captured, Constant, Index, Lookup, Node, Position, Size, apply
 from .keep import DISTANCE, KEY, QUERY, Keep, Relative, compare
 from .numbers import whole
-from .scope import Scope, captured, unnamed
+from .scope import Claim, Scope, captured, unnamed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -142,12 +142,15 @@ class Documents(Keep):
         """The comparison of the ids at the two positions."""
         query, key = scope.query("documents", self.query), scope.key_of("documents", self.key)
         axes = scope.axes("documents", self.pattern)
-        if len(self.table.tensor.shape) != len(axes) or not any(key in names for names in axes):
+        if len(self.table.tensor.shape) != len(axes) or (key,) not in axes:
             raise ShapeError(
                 f'documents: ids of shape {tuple(self.table.tensor.shape)} do not have the axes "{self.pattern}" '
                 f'with the key "{key}" among them.\n'
                 f'  Ids are indexed by position: documents(ids, "b {key}") for ids of shape [batch, positions].'
             )
+
+        # along the key ids are indexed by position, and may be more than this call's keys
+        scope.claims.append(Claim("documents", self.table, tuple(() if names == (key,) else names for names in axes)))
 
         def at(sequence: str) -> Node:
             nodes = [Position(sequence) if names == (key,) else scope.flat(names) for names in axes]
@@ -197,9 +200,10 @@ class Blocks(Keep):
                 f'  Its axes are block numbers: blocks(table, {self.size}, "h {query} {key}") for a table of shape '
                 "[heads, query blocks, key blocks]."
             )
+        numbers = ((query,), (key,))
+        scope.claims.append(Claim("blocks", self.table, tuple(() if names in numbers else names for names in axes)))
         nodes = [
-            apply("floordiv", Position(n[0]), Constant(self.size)) if n in ((query,), (key,)) else scope.flat(n)
-            for n in axes
+            apply("floordiv", Position(n[0]), Constant(self.size)) if n in numbers else scope.flat(n) for n in axes
         ]
         return Lookup(self.table, tuple(nodes))
 

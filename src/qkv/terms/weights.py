@@ -221,6 +221,10 @@ class Linear(Weights):
         return f'linear("{name}"{decay}{"" if self.normalize else ", normalize=False"})'
 
 
+def _is_map(value: object) -> bool:
+    return value in FEATURE_MAPS if isinstance(value, str) else callable(value)
+
+
 def linear(
     feature_map: FeatureMap = "elu1",
     *,
@@ -244,9 +248,9 @@ def linear(
     >>> spec.plan(q, k, v).strategy
     'linear'
     """
-    if isinstance(feature_map, str) and feature_map not in FEATURE_MAPS:
+    if not _is_map(feature_map):
         raise SpecError(
-            f'linear: feature_map="{feature_map}" is not known.\n'
+            f"linear: feature_map={feature_map!r} is not known.\n"
             f"  Known: {', '.join(FEATURE_MAPS)}, or a function over the last axis."
         )
     if feature_map == "identity" and normalize:

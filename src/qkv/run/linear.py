@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..errors import ShapeError, SpecError
+from ..errors import DeviceError, DtypeError, ShapeError, SizeMismatch, SpecError
 from ..plan import Capability, Cost, Request
 from ..plan.cost import price, tensor_bytes
-from ..spec import Spec
+from ..spec import Lowered, Spec
 from ..terms.weights import Linear
 from .bind import bind, frame
 from .layout import packed
@@ -38,13 +38,19 @@ def _mask(request: Request) -> str | None:
         if lowered.decay is not None:
             return "decay without causal depends on |i - j|, which no single state holds"
         return None
-    if len(lowered.query_order) == 0 or not any(
-        is_plain_causal(keep, lowered.query_order[0], key) for key in lowered.key
-    ):
+    if _sequence(lowered) is None:
         return f"keep={request.spec.keep!r} is neither causal nor a mask of keys alone"
-    if len(lowered.key) != 1 or request.relation != "equal":
-        return "causal in chunks needs one key sequence, as long as the query's and at the same positions"
+    if request.relation != "equal":
+        return "causal in chunks needs as many keys as queries, at the same positions"
     return None
+
+
+def _sequence(lowered: Lowered) -> int | None:
+    """Which of the query-only coordinates is the sequence that a causal mask compares with the only key; else None."""
+    if len(lowered.key) != 1:
+        return None
+    found = [n for n, q in enumerate(lowered.query_order) if is_plain_causal(lowered.keep, q, lowered.key[0])]
+    return found[0] if found else None
 
 
 class LinearStrategy:
@@ -76,12 +82,13 @@ class LinearStrategy:
                 k, v = _dropped(bound, k, v)
             output = _bidirectional(_flat(q, shared, rows), k, v, normalize=weights.normalize)
             return Computed(output.reshape(*q.shape[:-1], v.shape[-1]))
-        decay = _decay(bound)
-        q = q.movedim(shared, -2)  # [shared..., groups..., query, feature]
+        sequence = shared + (_sequence(lowered) or 0)
+        decay = _decay(bound, sequence)
+        q = q.movedim(sequence, -2)  # [shared..., groups..., query, feature]
         for _ in range(rows - 1):
             k, v = k.unsqueeze(shared), v.unsqueeze(shared)
         output = _causal(q, k, v, decay, normalize=weights.normalize)
-        return Computed(output.movedim(-2, shared))
+        return Computed(output.movedim(-2, sequence))
 
 
 def _flat(x: Tensor, shared: int, count: int) -> Tensor:
@@ -117,14 +124,12 @@ def _bidirectional(q: Tensor, k: Tensor, v: Tensor, *, normalize: bool) -> Tenso
     return _divided(q @ state, total, normalize)
 
 
-def _decay(bound: Bound) -> Tensor | None:
+def _decay(bound: Bound, sequence: int) -> Tensor | None:
     """The decay by head, over shared and group axes, with the query axis removed and two of size 1 behind; None without
     decay.
     """
     node = bound.lowered.decay
-    if node is None:
-        return None
-    return by_row(bound, node, bound.working_dtype).squeeze(len(bound.lowered.shared))[..., None, None]
+    return None if node is None else by_row(bound, node, bound.working_dtype).squeeze(sequence)[..., None, None]
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, *, normalize: bool) -> Tensor:
@@ -187,32 +192,54 @@ def linear_step(
             "  Only linear weights have a state: qkv.Spec(..., weights=qkv.linear())."
         )
     made = frame(spec, q, k, v, None)
-    lowered = made.lowered
-    if spec.position is not None or not _steps(lowered.keep, lowered.query_order, lowered.key):
+    lowered, place = made.lowered, _sequence(made.lowered)
+    if spec.position is not None or place is None:
         raise SpecError(
             "linear_step: the spec must have keep=qkv.causal() and no position.\n"
             "  A state sums over all positions before; rotate q and k before the step."
         )
-    rows = made.sizes[lowered.query_order[0]]
-    if rows != 1 or any(made.sizes[n] != 1 for n in lowered.key):
+    rows, keys = made.sizes[lowered.query_order[place]], made.sizes[lowered.key[0]]
+    if rows != 1 or keys != 1:
         raise ShapeError(
-            f"linear_step: {rows} queries and {made.sizes[lowered.key[0]]} keys are given.\n"
+            f"linear_step: {rows} queries and {keys} keys are given.\n"
             "  A step takes one position; run the spec itself for a sequence."
         )
     bound = bind(made, q, k, v, positions=None, align=None, want=frozenset(), dropout=0.0, seed=0)
     shared, dtype = len(lowered.shared), bound.working_dtype
-    query = bound.q.to(dtype).movedim(shared, -2)
+    query = bound.q.to(dtype).movedim(shared + place, -2)
     key, value = bound.k.to(dtype), bound.v.to(dtype)
     for _ in range(len(lowered.query_order) - 1):
         key, value = key.unsqueeze(shared), value.unsqueeze(shared)
-    decay = _decay(bound)
+    decay = _decay(bound, shared + place)
     memory, total = key.transpose(-1, -2) @ value, key.transpose(-1, -2)
+    if decay is not None:  # a state of its own for each head that fades at its own rate
+        memory, total = (x.expand(*query.shape[:-2], *x.shape[-2:]) for x in (memory, total))
     if state is not None:
+        _check_state(state, memory, total)
         fade = 1.0 if decay is None else decay
         memory, total = state.memory * fade + memory, state.total * fade + total
-    output = _divided(query @ memory, query @ total, weights.normalize).movedim(-2, shared)
+    output = _divided(query @ memory, query @ total, weights.normalize).movedim(-2, shared + place)
     return made.output.apply(output.to(made.dtype)), LinearState(memory, total)
 
 
-def _steps(keep: object, queries: tuple[str, ...], keys: tuple[str, ...]) -> bool:
-    return len(keys) == 1 and len(queries) > 0 and is_plain_causal(keep, queries[0], keys[0])
+def _check_state(state: object, memory: Tensor, total: Tensor) -> None:
+    """The named error for a state that is not one of this spec at these sizes; nothing is broadcast."""
+    if not isinstance(state, LinearState):
+        raise SpecError(
+            f"linear_step: state is {type(state).__name__}, not a LinearState.\n"
+            "  Give what the step before returned, or None at the first."
+        )
+    for name, have, want in (("memory", state.memory, memory), ("total", state.total, total)):
+        if have.shape != want.shape:
+            raise SizeMismatch(
+                f"linear_step: state.{name} has the shape {tuple(have.shape)}, and this step needs "
+                f"{tuple(want.shape)}.\n"
+                "  A state belongs to one batch, one number of heads and one feature size."
+            )
+        if have.dtype != want.dtype:
+            raise DtypeError(
+                f"linear_step: state.{name} is {have.dtype}, and this step computes in {want.dtype}.\n"
+                "  Start again from None with tensors of one dtype."
+            )
+        if have.device != want.device:
+            raise DeviceError(f"linear_step: state.{name} is on {have.device}, q on {want.device}.\n  Move the state.")

@@ -81,7 +81,7 @@ def lower(spec: Spec, pattern: Pattern) -> Lowered:
     decay = None
     if isinstance(weights, Linear) and weights.decay is not None:
         decay = head_value("linear", weights.decay, scope, weights.head)
-        node = _decayed(node, decay, scope)
+        node = _decayed(node, decay, keep, scope)
     rotated = None
     if spec.position is not None:
         rotated = (scope.query("rope()", spec.position.query), scope.key_of("rope()", spec.position.key))
@@ -129,10 +129,11 @@ def make_scope(spec: Spec, pattern: Pattern, found: Roles) -> Scope:
     )
 
 
-def _decayed(score: Node, decay: Node, scope: Scope) -> Node:
-    """The linear weight times ``decay ** |i - j|``."""
-    query, key = scope.query("linear(decay)", None), scope.key_of("linear(decay)", None)
-    distance = apply("abs", apply("sub", Position(query), Position(key)))
+def _decayed(score: Node, decay: Node, keep: Node | None, scope: Scope) -> Node:
+    """The linear weight times ``decay ** |i - j|``, between the sequences that the mask compares or the only ones."""
+    compared = [q for q in scope.query_only if keep is not None and q in positions_read(keep)]
+    query = scope.query("keep", compared[0] if len(compared) == 1 else None)
+    distance = apply("abs", apply("sub", Position(query), Position(scope.key_of("keep", None))))
     return apply("mul", score, apply("pow", decay, apply("float", distance)))
 
 

@@ -59,7 +59,7 @@ def strategy(name: str) -> Generator[None]:
     >>> with qkv.strategy("reference"):
     ...     out = qkv.attention(q, k, v)
     """
-    if name not in _strategies:
+    if not isinstance(name, str) or name not in _strategies:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise SpecError(f'strategy "{name}" is not known.\n  Known: {", ".join(_strategies)}.')
     token = _forced.set(name)
     try:

@@ -138,6 +138,10 @@ def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
             raise DtypeError(
                 f"{name} is {type(tensor).__name__}, not a torch tensor.\n  Convert it: torch.as_tensor({name})."
             )
+        if tensor.layout is not q.layout or "strided" not in str(tensor.layout):
+            raise DtypeError(
+                f"{name} is {str(tensor.layout).removeprefix('torch.')}.\n  Make it dense: {name}.to_dense()."
+            )
         if str(tensor.dtype).removeprefix("torch.") not in FLOATS:
             raise DtypeError(
                 f"{name} is {tensor.dtype}; attention is computed on {', '.join(FLOATS)}.\n"
@@ -186,9 +190,11 @@ def _check_claim(claim: Claim, sizes: Mapping[str, int]) -> None:
         if names and shape[axis] != expected:
             name = " ".join(names)
             spelled = f"({name})" if len(names) > 1 else name
+            column = max(len(claim.term), len("call")) + 2
             raise SizeMismatch(
-                f'coordinate "{spelled}" has two sizes.\n    call:       {spelled}={expected}\n'
-                f"    {claim.term}: {spelled}={shape[axis]}   (axis {axis} of a tensor of shape {shape})\n"
+                f'coordinate "{spelled}" has two sizes.\n'
+                f"    {'call:':{column}}{spelled}={expected}\n"
+                f"    {claim.term + ':':{column}}{spelled}={shape[axis]}   (axis {axis} of a tensor of shape {shape})\n"
                 "  A captured tensor has this call's sizes along the coordinates it names; size 1 does not stand for "
                 "others: leave the coordinate out instead.",
                 coordinate=name,
@@ -283,9 +289,19 @@ def _mapped(weights: Linear, x: Tensor, safe: bool) -> Tensor:
     # torch's exponentials have other last bits where elements are not neighbours
     x = x.clone(memory_format=torch.contiguous_format) if safe else packed(x)
     if not safe and finite.is_finite(x):
-        return weights.map(x)
+        return _checked_map(weights, x)
     sound = torch.isfinite(x).all(-1, keepdim=True)
-    return torch.where(sound, weights.map(torch.where(sound, x, 1.0)), weights.map(x.detach()).detach())
+    return torch.where(sound, _checked_map(weights, torch.where(sound, x, 1.0)), weights.map(x.detach()).detach())
+
+
+def _checked_map(weights: Linear, x: Tensor) -> Tensor:
+    mapped = weights.map(x)
+    if mapped.shape[:-1] != x.shape[:-1]:
+        raise ShapeError(
+            f"linear: the feature map makes {tuple(mapped.shape)} of {tuple(x.shape)}.\n"
+            "  It maps the last axis, and leaves all others as they are."
+        )
+    return mapped
 
 
 def _tables(made: Frame, queries: Tensor, precision: torch.dtype, *, safe: bool) -> dict[Captured, Tensor]:

@@ -192,7 +192,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
         )
     for name, value in options.items():
         kind, instead = _OPTION_KINDS[name]
-        if value is not None and not isinstance(value, kind):
+        if not isinstance(value, kind) and (value is not None or name == "want"):
             raise SpecError(f"{name}={value!r:.80} ({type(value).__name__}) is not understood.\n  Give {instead}.")
 
 

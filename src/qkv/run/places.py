@@ -155,9 +155,11 @@ def resolve(
             )
         places[name] = _place(name, value, names, sizes, device)
     for query, key in sorted(lowered.relations):
-        if query in places:
+        at = places.get(query)
+        # components of a rotation say nothing of the order in which masks and distances compare
+        if at is not None and (at.components is None or (query, key) not in lowered.compared):
             continue
-        if key in places:
+        if key in places and (at is None or places[key].components is None):
             raise PositionError(
                 f'positions are given for the keys "{key}" and not for the queries "{query}".\n'
                 f'  Give both: positions={{"{query}": ..., "{key}": ...}}.'
@@ -169,8 +171,9 @@ def resolve(
                 '  Say align="end" (the last query stands at the last key, as in decoding), align="start", or '
                 f'positions={{"{query}": first}}.'
             )
-        places[query] = Place(offset=sizes[key] - sizes[query] if align == "end" else 0)
-    if align is not None and positions:
+        offset = sizes[key] - sizes[query] if align == "end" else 0
+        places[query] = Place(offset=offset, components=None if at is None else at.components)
+    if align is not None and any(places[name].components is None for name in positions or ()):
         raise PositionError(f'align="{align}" and positions are both given.\n  Give one of them; positions says more.')
     return places
 

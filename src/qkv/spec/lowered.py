@@ -29,7 +29,8 @@ class Lowered:
     ``keep`` is None when every key is kept, ``score`` is None when the scaled product is used as it is (a graph over
     ``Score()`` otherwise), ``sink``, ``lam`` and ``decay`` are by head. ``row_table`` is a table of vectors added to
     values and the row to read. ``query_order`` holds the query-only coordinates, sequences before head groups.
-    ``relations`` are the pairs of a query and a key coordinate whose positions some part compares.
+    ``relations`` are the pairs of a query and a key coordinate whose positions some part relates, ``compared`` those
+    that a graph compares: all but the rotation's.
     """
 
     pattern: Pattern
@@ -50,6 +51,7 @@ class Lowered:
     claims: tuple[Claim, ...]
     captured: tuple[Captured, ...]
     relations: frozenset[tuple[str, str]]
+    compared: frozenset[tuple[str, str]]
     rotated: tuple[str, str] | None
 
     @property
@@ -107,6 +109,7 @@ def lower(spec: Spec, pattern: Pattern) -> Lowered:
         claims=tuple(dict.fromkeys(scope.claims)),
         captured=tuple(dict.fromkeys([*(c for graph in graphs for c in captured_in(graph)), *values])),
         relations=relations if rotated is None else relations | {rotated},
+        compared=relations,
         rotated=rotated,
     )
 

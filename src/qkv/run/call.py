@@ -90,15 +90,8 @@ _specs: dict[Any, Spec] = {}
 
 def _spec(pattern: str, position: Any, score: Any, keep: Any, weights: Any, scale: Any) -> Spec:
     """The spec of these parts, made once; parts that cannot be hashed are left to the spec's own checks."""
-    key: tuple[Any, ...] = (
-        pattern,
-        position,
-        score,
-        keep,
-        weights,
-        scale,
-        type(scale),
-    )  # 1.0 == True, and True is no scale
+    # 1.0 == True, and True is no scale.
+    key = (pattern, position, score, keep, weights, scale, isinstance(scale, bool))
     try:
         known = _specs.get(key)
     except TypeError:

@@ -39,3 +39,6 @@ TREE_NODES: Final = 2048
 
 # Score terms are composed into one graph; a list this long was made by a loop.
 SCORE_TERMS: Final = 32
+
+# Counting a mask takes time in proportion to the longer side, about four seconds at this length.
+COUNTED_POSITIONS: Final = 1 << 27

@@ -10,8 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..errors import CoordinateError, SpecError
-from .expr import Constant, Index, Node, Position, Size, apply, coordinates_read, substitute, walk
+from .. import limits
+from ..errors import CoordinateError, LimitError, SpecError
+from .expr import (
+    Apply,
+    Constant,
+    Index,
+    Lookup,
+    Node,
+    Position,
+    Size,
+    apply,
+    children,
+    coordinates_read,
+    substitute,
+    walk,
+)
 from .tally import Integers, Tally
 
 
@@ -69,6 +83,11 @@ def count_cells(
     """
     if num_queries < 0 or num_keys < 0:
         raise SpecError(f"count of {num_queries} queries and {num_keys} keys.\n  Both are at least 0.")
+    if max(num_queries, num_keys) > limits.COUNTED_POSITIONS:
+        raise LimitError(
+            f"count of {num_queries} queries and {num_keys} keys: more than {limits.COUNTED_POSITIONS} of one.\n"
+            "  Counting takes time in proportion to the longer side; count a shorter part."
+        )
     known = {**(sizes or {}), query: num_queries, key: num_keys}
     plain = _fixed(node, query, key, offset, at or {}, known)
     return Tally(plain, query, key, offset).cells(num_queries, num_keys, cell)
@@ -94,3 +113,17 @@ def _fixed(node: Node, query: str, key: str, offset: int, at: Mapping[str, int],
             f"  Say where: {advice}."
         )
     return plain
+
+
+def check_tables(node: Node, ends: Mapping[str, int]) -> None:
+    """``SpecError`` for a captured table that is shorter than the positions that it is read at, outside a ``where``."""
+    if isinstance(node, Lookup):
+        for index, size in zip(node.indices, node.table.extents(len(node.indices)), strict=True):
+            if isinstance(index, Position | Index) and size is not None and ends.get(index.coordinate, 0) > size:
+                raise SpecError(
+                    f'{node.table!r} is read at {ends[index.coordinate]} places of "{index.coordinate}", '
+                    f"and has {size}.\n  Count or draw no more than the table has."
+                )
+    guarded = isinstance(node, Apply) and node.operation == "select"
+    for child in children(node)[: 1 if guarded else None]:
+        check_tables(child, ends)

@@ -67,11 +67,13 @@ class Keep:
         >>> qkv.causal().count(4)
         10
         """
-        from .count import count
+        from .count import check_tables, count
 
         keys = num_queries if num_keys is None else num_keys
+        node = self.standalone(query, key, at)
+        check_tables(node, {query: num_queries + offset, key: keys})
         return count(
-            self.standalone(query, key, at),
+            node,
             query=query,
             key=key,
             num_queries=num_queries,
@@ -111,10 +113,12 @@ class Keep:
         at: Mapping[str, int] | None = None,
     ) -> str:
         """The mask as text, rows being queries; with ``path`` also written as a PNG. Arguments as of ``count``."""
+        from .count import check_tables
         from .picture import picture
 
         keys = num_queries if num_keys is None else num_keys
         node = self.standalone(query, key, at)
+        check_tables(node, {query: num_queries + offset, key: keys})
         return picture(
             node,
             query=query,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, cast
 
 from ..errors import TraceError
-from .expr import Apply, Captured, Constant, Index, Kind, Lookup, Node, Size, apply, describe, look_up
+from .expr import Captured, Constant, Index, Kind, Lookup, Node, Size, apply, describe, look_up
 from .fold import INT64
 
 Operand = Any  # Symbol | bool | int | float | a 0-d tensor
@@ -314,13 +314,3 @@ def where(condition: Operand, chosen: Operand, other: Operand) -> Symbol:
     if test.kind is not Kind.BOOL:
         raise TraceError(f"where(): the condition `{describe(test)}` is a number.\n  Compare it: x != 0.")
     return Symbol(apply("select", test, node_of(chosen), node_of(other)))
-
-
-def is_constant_true(node: Node) -> bool:
-    """Whether the node is the constant True."""
-    return isinstance(node, Constant) and node.value is True
-
-
-def is_operation(node: Node, name: str) -> bool:
-    """Whether the node applies the operation called ``name``."""
-    return isinstance(node, Apply) and node.operation == name

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..coords.pattern import Pattern
 from ..coords.roles import Roles, roles
 from ..errors import SpecError
-from ..terms.expr import Captured, Constant, Node, Position, Score, apply, captured_in, positions_read
+from ..terms.expr import Captured, Constant, Node, Position, Score, apply, captured_in, children, positions_read, walk
 from ..terms.scope import HEAD_NAMES, Claim, Scope
 from ..terms.score import Projection, Shaw
 from ..terms.weights import Differential, Linear, Softmax, head_value
@@ -141,14 +141,21 @@ def _decayed(score: Node, decay: Node, keep: Node | None, scope: Scope) -> Node:
 
 
 def _relations(graphs: Iterable[Node], scope: Scope) -> frozenset[tuple[str, str]]:
-    """The pairs of a query sequence and a key coordinate whose positions stand in one graph. Head coordinates are no
-    sequences.
+    """The pairs of a query sequence and a key coordinate whose positions meet in a graph: in ``abs(y - m) <= 1`` and
+    ``abs(x - n) <= 1`` those are (y, m) and (x, n), and no others. Head coordinates are no sequences.
     """
-    named = [q for q in scope.query_candidates if q not in HEAD_NAMES]
+    named = [q for q in scope.query_candidates if q not in HEAD_NAMES] or scope.query_candidates
     pairs: set[tuple[str, str]] = set()
     for graph in graphs:
-        read = positions_read(graph)
-        pairs |= {(q, k) for q in named or scope.query_candidates if q in read for k in scope.key if k in read}
+        alone: dict[int, frozenset[str]] = {}  # the positions below each node that have met no other
+        for node in walk(graph):
+            if isinstance(node, Position):
+                alone[id(node)] = frozenset((node.coordinate,))
+                continue
+            below = frozenset[str]().union(*(alone[id(child)] for child in children(node)))
+            met = {(q, k) for q in named if q in below for k in scope.key if k in below}
+            pairs |= met
+            alone[id(node)] = frozenset() if met else below
     return frozenset(pairs)
 
 

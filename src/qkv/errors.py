@@ -107,6 +107,25 @@ class InternalError(QkvError, RuntimeError):
     """A fault of qkv's own. The message asks for a report; nothing in the input is to blame."""
 
 
+for _kind in (
+    QkvError,
+    PatternError,
+    CoordinateError,
+    SizeMismatch,
+    ShapeError,
+    DtypeError,
+    DeviceError,
+    SpecError,
+    PositionError,
+    TraceError,
+    Refused,
+    ModelError,
+    LimitError,
+    InternalError,
+):
+    _kind.__module__ = "qkv"  # where people find them, and what a traceback shows: qkv.SizeMismatch
+
+
 def caret(text: str, start: int, end: int, indent: int = 4) -> str:
     """Two lines: ``text``, and below it carets under the characters from ``start`` to ``end``.
 

@@ -1,178 +1,167 @@
-"""A spec as data, and its coordinates: rests, merged heads, several sequences and keys, axes of size one."""
+"""A spec is frozen data: what it holds, what it equals, how it is written, and what it asks of names."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 
 import pytest
 import torch
-from torch import Tensor
 
 import qkv
-from qkv.spec import DEFAULT_PATTERN
+
+GROUPED = "b (h g) i d, b h j d, b h j e -> b (h g) i e"
+IDS, MASK, BIAS = torch.zeros(2, 5, dtype=torch.int64), torch.ones(2, 5, dtype=torch.bool), torch.zeros(5, 5)
+
+WRITTEN: list[tuple[qkv.Spec, str]] = [
+    (qkv.Spec(), 'Spec("b h i d, b h j d, b h j e -> b h i e")'),
+    (
+        qkv.Spec(GROUPED, keep=qkv.causal() & qkv.window(4096)),
+        f'Spec("{GROUPED}", keep=causal() & window(4096))',
+    ),
+    (
+        qkv.Spec("i d, j d, j e -> i e", keep=qkv.causal() & (qkv.window(4) | qkv.first(2))),
+        'Spec("i d, j d, j e -> i e", keep=causal() & (window(4) | first(2)))',
+    ),
+    (
+        qkv.Spec("i d, j d, j e -> i e", keep=~(qkv.window(1, 2) | qkv.dilated(3)) & ~qkv.prefix(2)),
+        'Spec("i d, j d, j e -> i e", keep=~(window(1, 2) | dilated(3)) & ~prefix(2))',
+    ),
+    (
+        qkv.Spec("i d, j d, j e -> i e", scale=0.5, weights=qkv.sigmoid(bias=-2)),
+        'Spec("i d, j d, j e -> i e", weights=sigmoid(bias=-2), scale=0.5)',
+    ),
+    (
+        qkv.Spec(keep=qkv.padding(MASK) & qkv.documents(IDS), score=(qkv.softcap(5.0), qkv.bias(BIAS, "i j"))),
+        'Spec("b h i d, b h j d, b h j e -> b h i e", score=(softcap(5), bias(bias<5x5>, "i j")), '
+        'keep=padding(mask<2x5>, "b j") & documents(ids<2x5>, "b j"))',
+    ),
+    (
+        qkv.Spec(
+            "i d, j d, j e -> i e",
+            keep=qkv.keep(lambda i, j: (i - j) % 2 == 0),
+            score=qkv.score(lambda score, i, j: score - 0.5 * abs(i - j)),
+        ),
+        'Spec("i d, j d, j e -> i e", score=score(score - (0.5 * abs(i - j))), keep=keep(((i - j) % 2) == 0))',
+    ),
+]
 
 
-def _drawn(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+@pytest.mark.parametrize(("spec", "text"), WRITTEN, ids=[text for _, text in WRITTEN])
+def test_a_spec_is_written_as_it_was_made(spec: qkv.Spec, text: str) -> None:
+    assert repr(spec) == text
 
 
-MASK = torch.ones(1, 3).bool()
-PARTS: dict[str, dict[str, object]] = {
-    "nothing": {},
-    "keep": {"keep": qkv.causal() & qkv.window(3)},
-    "scores": {"score": (qkv.softcap(3.0), qkv.alibi())},
-    "position": {"position": qkv.rope(500.0)},
-    "weights": {"weights": qkv.sigmoid(-1.0)},
-    "scale": {"scale": 0.5},
-    "captured": {"keep": qkv.padding(MASK, "b j")},
-}
-
-
-@pytest.mark.parametrize("name", PARTS)
-def test_equal_parts_make_equal_specs(name: str) -> None:
-    spec, twin = qkv.Spec(**PARTS[name]), qkv.Spec(DEFAULT_PATTERN, **PARTS[name])  # type: ignore[arg-type]
-    assert spec == twin
-    assert hash(spec) == hash(twin)
-    others = [qkv.Spec(**parts) for other, parts in PARTS.items() if other != name]  # type: ignore[arg-type]
-    assert all(spec != other for other in others)
-    assert {spec: 1}[twin] == 1
-
-
-def test_equality_is_by_what_is_said_and_of_tensors_by_identity() -> None:
-    assert qkv.Spec(keep=qkv.causal()) == qkv.Spec(keep=qkv.causal())
-    assert qkv.Spec(keep=qkv.padding(MASK, "b j")) == qkv.Spec(keep=qkv.padding(MASK, "b j"))
-    assert qkv.Spec(keep=qkv.padding(MASK, "b j")) != qkv.Spec(keep=qkv.padding(MASK.clone(), "b j"))
-    assert qkv.Spec(scale=1) == qkv.Spec(scale=1.0)
-    assert qkv.Spec(score=qkv.softcap(2.0)) == qkv.Spec(score=[qkv.softcap(2.0)])
-    assert qkv.Spec(score=()) == qkv.Spec()
-    two = (qkv.softcap(2.0), qkv.alibi())
-    assert qkv.Spec(score=two) != qkv.Spec(score=two[::-1])
-
-
-def test_a_run_changes_no_spec() -> None:
-    spec = qkv.Spec(keep=qkv.causal())
-    before = hash(spec)
-    spec(*(_drawn(n, 1, 2, 3, 4) for n in range(3)))
-    assert (spec, hash(spec)) == (qkv.Spec(keep=qkv.causal()), before)
-    for twin in (copy.deepcopy(spec), dataclasses.replace(spec)):
-        assert (twin, hash(twin)) == (spec, before)
+def test_a_spec_is_frozen() -> None:
+    spec = qkv.Spec()
     with pytest.raises(dataclasses.FrozenInstanceError):
         spec.scale = 2.0  # type: ignore[misc]
 
 
-def test_replaced_parts_are_checked() -> None:
-    spec = qkv.Spec(keep=qkv.causal(), scale=0.5)
-    assert dataclasses.replace(spec, scale=None) == qkv.Spec(keep=qkv.causal())
-    with pytest.raises(qkv.SpecError, match=r"^linear weights take no scale"):
-        dataclasses.replace(spec, weights=qkv.linear())
+def _made() -> list[qkv.Spec]:
+    """Specs that differ in one thing each; made anew at every call."""
+    return [
+        qkv.Spec(),
+        qkv.Spec(GROUPED),
+        qkv.Spec(scale=0.5),
+        qkv.Spec(scale=0.25),
+        qkv.Spec(keep=qkv.causal()),
+        qkv.Spec(keep=qkv.causal() & qkv.window(3)),
+        qkv.Spec(keep=qkv.causal() | qkv.window(3)),
+        qkv.Spec(keep=qkv.window(3) & qkv.causal()),
+        qkv.Spec(keep=qkv.keep(lambda i, j: i >= j)),
+        qkv.Spec(keep=qkv.padding(MASK)),
+        qkv.Spec(keep=qkv.padding(MASK, "b i")),
+        qkv.Spec(score=qkv.softcap(5.0)),
+        qkv.Spec(score=(qkv.softcap(5.0), qkv.alibi())),
+        qkv.Spec(score=(qkv.alibi(), qkv.softcap(5.0))),
+        qkv.Spec(score=qkv.alibi(0.5)),
+        qkv.Spec(position=qkv.rope()),
+        qkv.Spec(position=qkv.rope(interleaved=True)),
+        qkv.Spec(weights=qkv.sigmoid()),
+        qkv.Spec(weights=qkv.softmax(sink=0.0)),
+        qkv.Spec(weights=qkv.softmax(off_by_one=True)),
+        qkv.Spec(weights=qkv.differential(0.5)),
+        qkv.Spec(weights=qkv.linear()),
+        qkv.Spec(weights=qkv.linear("relu")),
+    ]
 
 
-def test_repr() -> None:
-    pattern = '"b h i d, b h j d, b h j e -> b h i e"'
-    assert repr(qkv.Spec()) == f"Spec({pattern})"
-    assert repr(qkv.Spec(score=qkv.softcap(2.0))) == f"Spec({pattern}, score=softcap(2))"
-    parts = {**PARTS["keep"], **PARTS["scores"], **PARTS["weights"], **PARTS["scale"], "position": qkv.rope()}
-    assert repr(qkv.Spec(**parts)) == (  # type: ignore[arg-type]
-        f"Spec({pattern}, position=rope(), score=(softcap(3), alibi()), keep=causal() & window(3), "
-        "weights=sigmoid(bias=-1), scale=0.5)"
+def test_specs_compare_and_hash_by_what_they_say() -> None:
+    first, second = _made(), _made()
+    for n, spec in enumerate(first):
+        for m, other in enumerate(second):
+            assert (spec == other) == (n == m), (spec, other)
+        assert hash(spec) == hash(second[n])
+    assert len({*first, *second}) == len(first)
+
+
+def test_captured_tensors_compare_by_identity() -> None:
+    assert qkv.Spec(keep=qkv.padding(MASK)) == qkv.Spec(keep=qkv.padding(MASK))
+    assert qkv.Spec(keep=qkv.padding(MASK)) != qkv.Spec(keep=qkv.padding(MASK.clone()))
+
+
+def test_one_score_term_is_a_tuple_of_one() -> None:
+    term = qkv.softcap(5.0)
+    assert qkv.Spec(score=term) == qkv.Spec(score=(term,)) == qkv.Spec(score=[term])
+    assert qkv.Spec(score=None) == qkv.Spec(score=())
+
+
+def test_the_default_weights_are_a_softmax() -> None:
+    assert qkv.Spec(weights=qkv.softmax()) == qkv.Spec()
+
+
+def test_a_changed_tensor_is_read_as_it_is_at_the_call() -> None:
+    """Specs hold tensors and not their values: a mask that was changed between two calls is read anew."""
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    q = k = v = torch.randn(1, 1, 4, 2)
+    spec = qkv.Spec(keep=qkv.padding(mask))
+    first = spec(q, k, v)
+    mask[0, 3] = False
+    assert spec(q, k, v).equal(qkv.attention(q, k, v, keep=qkv.padding(mask.clone())))
+    assert not spec(q, k, v).equal(first)
+
+
+# a pattern, and what a term that must choose says of it
+CHOICES: list[tuple[str, str | None]] = [
+    ("b h i d, b h j d, b h j e -> b h i e", None),
+    (GROUPED, None),
+    ("b (g h) i d, b h j d, b h j e -> b (g h) i e", None),
+    ("b h i d, b j d, b j e -> b h i e", "query"),  # multi-query: h could be a sequence as well
+    ("b h g i d, b h j d, b h j e -> b h g i e", "query"),
+    ("b n i d, b j d, b j e -> b n i e", "query"),
+    ("b y x d, b j d, b j e -> b y x e", "query"),
+    ("b i d, b y x d, b y x e -> b i e", "key"),
+]
+
+
+@pytest.mark.parametrize(("pattern", "asked"), CHOICES, ids=[pattern for pattern, _ in CHOICES])
+def test_terms_that_compare_ask_when_several_could_be_meant(pattern: str, asked: str | None) -> None:
+    """qkv never guesses: causal, window and the others name the argument that settles it."""
+    for make in (
+        qkv.causal,
+        lambda **o: qkv.window(3, **o),
+        lambda **o: qkv.dilated(2, **o),
+        lambda **o: qkv.prefix(2, **o),
+    ):
+        if asked is None:
+            assert qkv.Spec(pattern, keep=make()).keep is not None
+            continue
+        with pytest.raises(qkv.PositionError, match=rf"which {asked} coordinate is the sequence.*(?s:.*)\({asked}="):
+            qkv.Spec(pattern, keep=make())
+        chosen = "i" if asked == "query" and " i " in pattern else "x"
+        assert qkv.Spec(pattern, keep=make(**{asked: chosen})).keep is not None
+
+
+def test_heads_are_found_where_they_can_be() -> None:
+    """In parentheses with a group, or by name; else the term says which argument names them."""
+    slopes = torch.ones(6)
+    q, k = torch.randn(1, 6, 3, 4), torch.randn(1, 2, 3, 4)
+    merged = qkv.attention(q, k, k, GROUPED, score=qkv.alibi(slopes), keep=qkv.causal())
+    apart = "b g n i d, b n j d, b n j e -> b g n i e"
+    split = q.unflatten(1, (2, 3)).transpose(1, 2)
+    with pytest.raises(qkv.SpecError, match=r'which coordinate counts the heads(?s:.*)alibi\(head="..."\)'):
+        qkv.Spec(apart, score=qkv.alibi(slopes, query="i"))
+    named = qkv.attention(
+        split, k, k, apart, score=qkv.alibi(slopes, head="(n g)", query="i"), keep=qkv.causal(query="i")
     )
-
-
-def test_which_specs_hold_tensors_of_the_callers() -> None:
-    assert qkv.Spec(keep=qkv.padding(MASK, "b j")).captures
-    assert qkv.Spec(weights=qkv.softmax(sink=torch.zeros(2))).captures
-    assert qkv.Spec(score=qkv.shaw(torch.zeros(5, 4))).captures
-    assert not qkv.Spec().captures
-    assert not qkv.Spec(score=qkv.alibi()).captures
-
-
-@pytest.mark.parametrize("name", "hbdx")
-def test_causal_relates_a_query_and_a_key(name: str) -> None:
-    kind = qkv.CoordinateError if name in "dx" else qkv.PositionError
-    for term in (qkv.causal(query=name), qkv.causal(key=name)):
-        with pytest.raises(kind) as caught:
-            qkv.Spec(keep=term)
-        assert type(caught.value) is kind
-
-
-def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-
-
-@pytest.mark.parametrize("lead", [(), (2,), (2, 3), (2, 3, 2)], ids=len)
-def test_a_rest(lead: tuple[int, ...]) -> None:
-    spec = qkv.Spec("..b i d, ..b j d, ..b j e -> ..b i e", keep=qkv.causal())
-    q, k, v = (_drawn(n, *lead, 5, 4) for n in range(3))
-    result = spec.run(q, k, v, want=("lse", "weights"))
-    torch.testing.assert_close(result.output, _causal(q, k, v))
-    weights = result.stats["weights"]
-    assert weights.shape == (*lead, 5, 5)
-    torch.testing.assert_close(weights @ v, result.output)
-    if lead:
-        assert result.lse.shape == (*lead, 5)
-
-
-def test_a_rest_of_queries_and_one_of_keys() -> None:
-    q, k, v = _drawn(0, 2, 3, 5, 4), _drawn(1, 2, 6, 4), _drawn(2, 2, 6, 4)
-    attend = torch.nn.functional.scaled_dot_product_attention
-    out = qkv.Spec("b ..i d, b j d, b j e -> b ..i e")(q, k, v)
-    torch.testing.assert_close(out, attend(q.flatten(1, 2), k, v).view(q.shape))
-    keys, values = (x.view(2, 3, 2, 4) for x in (k, v))
-    torch.testing.assert_close(
-        qkv.Spec("b i d, b ..j d, b ..j e -> b i e")(q[:, 0], keys, values), attend(q[:, 0], k, v)
-    )
-
-
-def test_a_rest_names_the_axes_of_a_captured_tensor() -> None:
-    pattern = "..b i d, ..b j d, ..b j e -> ..b i e"
-    bias = _drawn(3, 2, 3, 5, 5)
-    q, k, v = (_drawn(n, 2, 3, 5, 4) for n in range(3))
-    spec = qkv.Spec(pattern, score=qkv.bias(bias, "..b i j"))
-    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    torch.testing.assert_close(spec(q, k, v), expected)
-    with pytest.raises(qkv.ShapeError, match=r"^bias: the tensor has 4 axes"):
-        spec(q[0], k[0], v[0])
-
-
-def test_merged_heads_are_major_to_minor() -> None:
-    q, k, v = _drawn(0, 2, 6, 5, 4), _drawn(1, 2, 2, 5, 4), _drawn(2, 2, 2, 5, 4)
-    neighbours = qkv.Spec("b (h g) i d, b h j d, b h j e -> b (h g) i e", keep=qkv.causal())(q, k, v)
-    torch.testing.assert_close(neighbours, _causal(q, k.repeat_interleave(3, 1), v.repeat_interleave(3, 1)))
-    turns = qkv.Spec("b (g h) i d, b h j d, b h j e -> b (g h) i e", keep=qkv.causal())(q, k, v)
-    torch.testing.assert_close(turns, _causal(q, k.repeat(1, 3, 1, 1), v.repeat(1, 3, 1, 1)))
-    back = qkv.Spec("b (h g) i d, b h j d, b h j e -> b i (g h) e", keep=qkv.causal())(q, k, v)
-    parted = neighbours.unflatten(1, (2, 3)).transpose(1, 2).flatten(1, 2)
-    torch.testing.assert_close(back, parted.transpose(1, 2))
-
-
-def test_one_key_head_for_all_needs_the_sequence_named() -> None:
-    pattern = "b h i d, b j d, b j e -> b h i e"
-    with pytest.raises(qkv.PositionError, match=r"^causal.*: which query coordinate is the sequence") as caught:
-        qkv.Spec(pattern, keep=qkv.causal())
-    assert 'causal(query="i")' in str(caught.value)
-    q, k, v = _drawn(0, 2, 3, 5, 4), _drawn(1, 2, 5, 4), _drawn(2, 2, 5, 4)
-    out = qkv.Spec(pattern, keep=qkv.causal(query="i"))(q, k, v)
-    torch.testing.assert_close(out, _causal(q, k[:, None].expand_as(q), v[:, None].expand_as(q)))
-
-
-def test_several_key_coordinates() -> None:
-    pattern = "b i d, b y x d, b y x e -> b i e"
-    q, k, v = _drawn(0, 2, 3, 4), _drawn(1, 2, 3, 2, 4), _drawn(2, 2, 3, 2, 4)
-    attend = torch.nn.functional.scaled_dot_product_attention
-    torch.testing.assert_close(qkv.Spec(pattern)(q, k, v), attend(q, k.flatten(1, 2), v.flatten(1, 2)))
-    rows = torch.arange(3)[:, None] >= torch.arange(3).repeat_interleave(2)
-    result = qkv.Spec(pattern, keep=qkv.causal(key="y")).run(q, k, v, want=("argmax", "weights"))
-    torch.testing.assert_close(result.output, attend(q, k.flatten(1, 2), v.flatten(1, 2), attn_mask=rows))
-    assert result.stats["weights"].shape == (2, 3, 3, 2)
-    assert result.stats["argmax"].equal(result.stats["weights"].flatten(2).argmax(-1))
-
-
-def test_axes_written_1() -> None:
-    q, k, v = (_drawn(n, 2, 5, 4) for n in range(3))
-    spec = qkv.Spec("b 1 i d, b j 1 d, b j e -> b i 1 e", keep=qkv.causal())
-    result = spec.run(q[:, None], k[:, :, None], v, want="lse")
-    torch.testing.assert_close(result.output, _causal(q, k, v)[:, :, None])
-    assert result.lse.shape == (2, 5, 1)
-    with pytest.raises(qkv.SizeMismatch, match=r'^an axis written "1" has size 2'):
-        spec(q[:, None].expand(2, 2, 5, 4), k[:, :, None], v)
+    torch.testing.assert_close(named.transpose(1, 2).flatten(1, 2), merged)

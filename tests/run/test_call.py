@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -154,3 +156,43 @@ def test_a_seed_fixes_what_is_dropped_and_torch_seeds_the_rest() -> None:
     torch.manual_seed(5)
     assert first.equal(ask())
     assert SPEC(Q, K, V, seed=3).equal(SPEC(Q, K, V))
+
+
+@pytest.mark.parametrize(
+    ("options", "headline"),
+    [
+        ({"want": (["lse"],)}, "want=(['lse'],) holds something that is no name."),
+        ({"want": (1, "lse")}, "want=(1, 'lse') holds something that is no name."),
+        ({"positions": {1: 2}}, "positions={1: 2} holds something that is no name."),
+    ],
+)
+def test_options_that_hold_no_names(options: dict[str, object], headline: str) -> None:
+    x = torch.randn(1, 1, 2, 4)
+    with pytest.raises(qkv.SpecError) as caught:
+        qkv.Spec().run(x, x, x, **options)
+    assert str(caught.value).splitlines()[0] == headline
+
+
+def test_want_may_be_an_iterator() -> None:
+    x = torch.randn(1, 1, 2, 4)
+    assert qkv.Spec().run(x, x, x, want=iter(["lse"])).lse is not None
+
+
+def test_statistics_of_a_single_row() -> None:
+    result = qkv.Spec("d, j d, j e -> e").run(torch.randn(4), torch.randn(3, 4), torch.randn(3, 2), want="lse")
+    assert result.lse.shape == ()
+
+
+def test_a_copied_spec_is_equal_and_remembers_nothing() -> None:
+    spec = qkv.Spec(keep=qkv.causal())
+    hash(spec)
+    copied = copy.deepcopy(spec)
+    assert copied == spec and hash(copied) == hash(spec)
+    assert not copied.__dict__.get("_prepared")
+
+
+def test_no_positions_at_all_keep_the_graph_in_linear() -> None:
+    x = torch.randn(1, 1, 0, 4, requires_grad=True)
+    with qkv.strategy("linear"):
+        qkv.attention(x, x, x, keep=qkv.causal(), weights=qkv.linear()).sum().backward()
+    assert x.grad is not None and x.grad.shape == x.shape

@@ -187,10 +187,16 @@ def _check_options(options: Mapping[str, Any]) -> None:
         kind, instead = _OPTION_KINDS[name]
         if not isinstance(value, kind) and (value is not None or name == "want"):
             raise SpecError(f"{name}={value!r:.80} ({type(value).__name__}) is not understood.\n  Give {instead}.")
+        inside = value if name in ("positions", "sizes") and value is not None else ()
+        if not all(isinstance(each, str) for each in inside):
+            raise SpecError(f"{name}={value!r:.80} holds something that is no name.\n  Give {instead}.")
 
 
 def _want(spec: Spec, want: Any) -> frozenset[str]:
-    found = frozenset((want,)) if isinstance(want, str) else frozenset(want)
+    names: tuple[Any, ...] = (want,) if isinstance(want, str) else tuple(want or ())
+    if not all(isinstance(name, str) for name in names):
+        raise SpecError(f"want={names!r:.80} holds something that is no name.\n  Give {_OPTION_KINDS['want'][1]}.")
+    found = frozenset[str](names)
     if found - set(WANTS):
         raise SpecError(f"want={sorted(found - set(WANTS))} is not known.\n  Known: {', '.join(WANTS)}.")
     lacking = sorted(found & {"lse", "entropy"}) if isinstance(spec.weights, Sigmoid | Linear) else []

@@ -103,5 +103,5 @@ class Return:
         extra = tensor.shape[: tensor.dim() - len(self.split)] if tensor.dim() > len(self.split) else ()
         lead = len(extra)
         out = tensor if tuple(tensor.shape[lead:]) == self.split else tensor.reshape(*extra, *self.split)
-        out = out.permute(*range(lead), *(lead + n for n in self.order))
+        out = out.permute((*range(lead), *(lead + n for n in self.order)))
         return out if tuple(out.shape[lead:]) == self.shape else out.reshape(*extra, *self.shape)

@@ -156,7 +156,7 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, *, normalize:
         kept_state, kept_total = (state, total) if decay is None else (state * decay**length, total * decay**length)
         state = kept_state + fading.transpose(-1, -2) @ values
         total = kept_total + fading.sum(-2).unsqueeze(-1)
-    return torch.cat(outputs, dim=-2) if outputs else q.new_zeros(*lead, 0, v.shape[-1])
+    return torch.cat(outputs, dim=-2) if outputs else q @ state
 
 
 @dataclass(frozen=True, slots=True)

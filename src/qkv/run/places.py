@@ -207,11 +207,22 @@ def _place(name: str, value: Any, names: tuple[str, ...], sizes: Mapping[str, in
         raise DeviceError(
             f'positions["{name}"] are on {tensor.device}, q on {device}.\n  Move them: positions.to(q.device).'
         )
-    axes = [n for axis in parse_tensor(pattern).axes for n in _written_out(axis, names)]
+    written = parse_tensor(pattern).axes
+    if any(len(axis.names) > 1 for axis in written):
+        raise ShapeError(
+            f'positions["{name}"]: the pattern "{pattern}" merges coordinates.\n'
+            f'  Give each an axis of its own: tensor.unflatten(...), with the pattern "b {name}".'
+        )
+    axes = [n for axis in written for n in _written_out(axis, names)]
     expected = tuple(
         int(tensor.shape[n]) if a == SECTION else sizes.get(a, -1) for n, a in enumerate(axes[: tensor.dim()])
     )
-    if tuple(tensor.shape) != expected or name not in axes or any(a not in (*names, SECTION) for a in axes):
+    if (
+        tensor.dim() != len(axes)
+        or tuple(tensor.shape) != expected
+        or name not in axes
+        or any(a not in (*names, SECTION) for a in axes)
+    ):
         wanted = " ".join(f"{a}={sizes[a]}" if a in sizes else a for a in axes)
         raise ShapeError(
             f'positions["{name}"] have the shape {tuple(tensor.shape)}; the pattern "{pattern}" means {wanted}.\n'

@@ -179,12 +179,27 @@ class Spec:
         parts += [f"scale={self.scale:g}"] if self.scale is not None else []
         return f"Spec({', '.join(parts)})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What is remembered (hash, plans, graphs) belongs to this process.
+        return _remade, (self.pattern, self.position, self.score, self.keep, self.weights, self.scale)
+
     def __hash__(self) -> int:
         cached = self.__dict__.get("_hash")
         if cached is None:
             cached = hash((self.pattern, self.position, self.score, self.keep, self.weights, self.scale))
             object.__setattr__(self, "_hash", cached)
         return cached
+
+
+def _remade(
+    pattern: str,
+    position: Rope | None,
+    score: tuple[ScoreTerm, ...],
+    keep: Keep | None,
+    weights: Weights,
+    scale: float | None,
+) -> Spec:
+    return Spec(pattern, position=position, score=score, keep=keep, weights=weights, scale=scale)
 
 
 def _terms(score: Any) -> tuple[ScoreTerm, ...]:

@@ -44,7 +44,7 @@ def _linear(problem: Problem) -> tuple[str, ...]:
     elif problem.keep != "causal":
         reasons.append("keep=")
     elif problem.sizes.query_length != problem.sizes.key_length:
-        reasons.append("causal in chunks needs one key sequence")
+        reasons.append("causal in chunks needs as many keys as queries, at the same positions")
     if not reasons and problem.keep != "full" and not _finite(problem):
         reasons.append("k or v holds NaN or infinity")
     return tuple(reasons)

@@ -8,6 +8,7 @@ rot silently.
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 import textwrap
 from dataclasses import dataclass
@@ -40,18 +41,26 @@ class Fault:
         original = inspect.getattr_static(owner, name)
         function = original.__func__ if isinstance(original, staticmethod) else original
         source = textwrap.dedent(inspect.getsource(function))
-        found = source.count(self.old)
+        line = _whatever_the_spaces(self.old)
+        found = len(line.findall(source))
         assert found == 1, f"{self.says}: `{self.old}` stands {found} times in {self.function}"
+        wrong = line.sub(lambda _: self.new, source)
         made: dict[str, Any] = {}
         patch.setattr(module, "moved_keys", moved_keys, raising=False)
         # the function keeps its module's names; only the definition goes elsewhere
-        exec(compile(source.replace(self.old, self.new), f"<{self.says}>", "exec"), module.__dict__, made)
+        exec(compile(wrong, f"<{self.says}>", "exec"), module.__dict__, made)
         if path:
             patch.setattr(owner, name, made[name])
             return
         for other in [m for n, m in sys.modules.items() if n.split(".")[0] == "qkv"]:
             if isinstance(other, ModuleType) and other.__dict__.get(name) is original:
                 patch.setattr(other, name, made[name])
+
+
+def _whatever_the_spaces(text: str) -> re.Pattern[str]:
+    """The text as a pattern that a formatter's line breaks and trailing commas do not change."""
+    tokens = re.findall(r"\w+|[^\w\s]", text)
+    return re.compile(r"\s*".join((r"(?:,\s*)?" if t in ")]}" else "") + re.escape(t) for t in tokens))
 
 
 def moved_keys(bound: Any, env: Any, by: int) -> dict[str, Any]:
@@ -359,10 +368,10 @@ OTHERS = [
         "flows=None",
     ),
     Fault(
-        "sizes of one head",
+        "axes in the order of the strategy",
         "layout",
         "Return.apply",
-        "out.permute(*range(lead), *(lead + n for n in self.order))",
-        "out.permute(*range(lead), *(lead + n for n in sorted(self.order)))",
+        "out.permute((*range(lead), *(lead + n for n in self.order)))",
+        "out.permute((*range(lead), *(lead + n for n in sorted(self.order))))",
     ),
 ]

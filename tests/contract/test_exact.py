@@ -28,7 +28,9 @@ def _problem(keep: str, family: str, queries: int, keys: int, seed: int, dtype: 
 @pytest.mark.parametrize("keep", KEEPS)
 def test_exact(keep: str, family: str, dtype: torch.dtype) -> None:
     """Bit for bit on ``reference`` and on ``chunked`` in large blocks, small ones and single rows and keys."""
-    for number, (queries, keys) in enumerate(LENGTHS):
+    # masks do not depend on the dtype; the other two are here for their arithmetic
+    lengths = LENGTHS if dtype in (torch.float32, torch.bfloat16) else LENGTHS[:3]
+    for number, (queries, keys) in enumerate(lengths):
         problem = _problem(keep, family, queries, keys, number, dtype)
         print(problem)
         case, answer = problem.case, problem.answer()

@@ -56,8 +56,8 @@ def sigmoid(sizes: Sizes, seed: int) -> Weighing:
 def differential(sizes: Sizes, seed: int) -> Weighing:
     return Weighing(
         {},
-        lambda x: qkv.differential(0.375),
-        lambda x: {"weights": Differential(0.375, normalize=False)},
+        lambda x: qkv.differential(0.4),
+        lambda x: {"weights": Differential(0.4, normalize=False)},
         "differential",
     )
 

@@ -78,7 +78,9 @@ class Reference:
 
         kind = bound.spec.weights
         if isinstance(kind, Sigmoid):
-            return torch.where(mask, torch.sigmoid(scores + kind.bias), 0.0), None
+            # through its logarithm, whose slope keeps its digits where the weight is near 1
+            logs = torch.nn.functional.logsigmoid(scores + kind.bias)
+            return torch.where(mask, torch.exp(logs), 0.0), None
         if isinstance(kind, Linear):
             if not kind.normalize:
                 return scores, None

@@ -52,7 +52,9 @@ class Sigmoid:
 
     def weigh(self, logits: Tensor, kept: Tensor, delta: Tensor) -> Weighed:
         """The weights of logits [b, h, i, j]; d sigmoid = w (1 - w), so a logit's error enters with at most w."""
-        weights = torch.where(kept, torch.sigmoid(logits + self.bias), 0.0)
+        # through its logarithm: autograd's slope of a sigmoid, w (1 - w), has few digits where w is near 1
+        logs = torch.nn.functional.logsigmoid(logits + self.bias)
+        weights = torch.where(kept, torch.exp(logs), 0.0)
         return Weighed(weights, weights, logits, delta, None, weights, torch.ones_like(delta), torch.inf)
 
 
@@ -78,7 +80,7 @@ class Differential:
             raise SpecError(
                 f"differential weights need q and k with a leading axis of 2; b h i j is {tuple(softmax.shape)}"
             )
-        lam = self.lam.double()[:, None, None] if isinstance(self.lam, Tensor) else torch.tensor(self.lam).double()
+        lam = self.lam.double()[:, None, None] if isinstance(self.lam, Tensor) else torch.tensor(self.lam, dtype=torch.float64)
         weights = softmax[0] - lam * softmax[1]
         magnitudes = softmax[0] + lam.abs() * softmax[1]
         if self.renormalize == "clamp":
@@ -128,7 +130,7 @@ class Linear:
             decay = (
                 self.decay.double()[:, None, None]
                 if isinstance(self.decay, Tensor)
-                else torch.tensor(self.decay).double()
+                else torch.tensor(self.decay, dtype=torch.float64)
             )
             positions = torch.arange(q.shape[-2], device=q.device) + self.first_query_position
             distance = torch.where(kept, positions[:, None] - torch.arange(k.shape[-2], device=q.device), 0)

@@ -80,7 +80,11 @@ class Differential:
             raise SpecError(
                 f"differential weights need q and k with a leading axis of 2; b h i j is {tuple(softmax.shape)}"
             )
-        lam = self.lam.double()[:, None, None] if isinstance(self.lam, Tensor) else torch.tensor(self.lam, dtype=torch.float64)
+        lam = (
+            self.lam.double()[:, None, None]
+            if isinstance(self.lam, Tensor)
+            else torch.tensor(self.lam, dtype=torch.float64)
+        )
         weights = softmax[0] - lam * softmax[1]
         magnitudes = softmax[0] + lam.abs() * softmax[1]
         if self.renormalize == "clamp":

@@ -55,12 +55,7 @@ template <class T> QKV_INLINE Vec<T> load(const T* from) {
 template <class T> QKV_INLINE void store(T* to, Vec<T> value) {
     *reinterpret_cast<typename VectorOf<T, Lanes<T>::count>::loose*>(to) = value;
 }
-template <class T> QKV_INLINE Vec<T> splat(T value) {
-    Vec<T> out;
-#pragma GCC unroll 16
-    for (int n = 0; n < Lanes<T>::count; ++n) out[n] = value;
-    return out;
-}
+template <class T> QKV_INLINE Vec<T> splat(T value) { return value - Vec<T>{}; }  // x - 0 is x, whatever x is
 template <class To, class From> QKV_INLINE To bits_as(From value) {
     static_assert(sizeof(To) == sizeof(From));
     To out;

@@ -6,7 +6,7 @@ to load the core before somebody asks: the source tree is importable without a c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 _MISSING = """qkv's compiled core (qkv._core) is not built for this Python: {reason}
@@ -80,7 +80,7 @@ def cpu_targets() -> list[str]:
 
 
 @contextmanager
-def using_cpu_target(name: str) -> Iterator[None]:
+def using_cpu_target(name: str) -> Generator[None]:
     """Run the kernels of target ``name`` inside a ``with`` block, in every thread: how tests compare targets.
 
     Raises ``TargetError`` when ``name`` is none of ``cpu_targets()``; the target in use stays then.

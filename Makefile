@@ -17,7 +17,7 @@ DEPS := $(VENV)/.qkv-dependencies
 CORE := $(VENV)/.qkv-core
 FILES := $(VENV)/.qkv-files
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
-SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.cc' -o -name '*.h')
+SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc cmake -type f)
 CPP := build/cpp-tests
 REQUIREMENTS := import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); e = p["project"]["optional-dependencies"]; \
 	print(*p["build-system"]["requires"], *p["project"]["dependencies"], *e["transformers"], *e["dev"], sep="\n")
@@ -73,7 +73,7 @@ $(DEPS): pyproject.toml constraints.txt
 # An editable install: edits of Python files count at once, edits of csrc/ when make runs next.
 $(CORE): $(SOURCES) $(FILES) | $(DEPS)
 	@echo "building the compiled core"
-	@$(PIP) --no-deps --no-build-isolation --config-settings=cmake.define.QKV_WERROR=$(WERROR) --editable .
+	@$(PIP) --no-deps --no-build-isolation --config-settings=cmake.define.QKV_WERROR=$(WERROR) --config-settings=cmake.define.QKV_WIDE=ON --editable .
 	@touch $@
 
 # The install remembers where each module lies; only a module that is new, gone or moved makes it stale.

@@ -3,6 +3,7 @@
 #include <nanobind/stl/string.h>
 
 #include "cpu.h"
+#include "targets.h"
 
 namespace nb = nanobind;
 
@@ -27,11 +28,36 @@ nb::dict cpu_sizes() {
     return out;
 }
 
+nb::list cpu_targets() {
+    nb::list out;
+    for (const qkv::TargetRow* row : qkv::usable_targets(qkv::target_rows(), qkv::cpu_features())) {
+        out.append(nb::str(row->name.data(), row->name.size()));
+    }
+    return out;
+}
+
+std::string cpu_target() { return qkv::target().name; }
+
+void use_cpu_target(const std::string& name) { qkv::use_target(name); }
+
+// The core's own errors become those of qkv.errors, whichever door they come through.
+void translate(const std::exception_ptr& raised, void*) {
+    try {
+        std::rethrow_exception(raised);
+    } catch (const qkv::TargetError& error) {
+        PyErr_SetString(nb::module_::import_("qkv.errors").attr("TargetError").ptr(), error.what());
+    }
+}
+
 }  // namespace
 
 NB_MODULE(_core, m) {
     m.doc() = "The compiled core of qkv. Use it through qkv.cpu_features and its neighbours.";
+    nb::register_exception_translator(&translate);
     m.def("cpu_features", &cpu_features, "Each known processor feature, and whether it is usable here.");
     m.def("cpu_sizes", &cpu_sizes, "Threads and cache sizes in bytes; 0 where the system does not tell.");
+    m.def("cpu_targets", &cpu_targets, "Names of the targets that were built and can run here, best first.");
+    m.def("cpu_target", &cpu_target, "Name of the target in use.");
+    m.def("use_cpu_target", &use_cpu_target, nb::arg("name"), "Uses the named target from now on; \"\" chooses anew.");
     m.def("compiler", &qkv::compiler, "Name and version of the compiler that built this module.");
 }

@@ -6,5 +6,14 @@ def cpu_features() -> dict[str, bool]:
 def cpu_sizes() -> dict[str, int]:
     """Threads and cache sizes in bytes; 0 where the system does not tell."""
 
+def cpu_targets() -> list[str]:
+    """Names of the targets that were built and can run here, best first."""
+
+def cpu_target() -> str:
+    """Name of the target in use."""
+
+def use_cpu_target(name: str) -> None:
+    """Uses the named target from now on; "" chooses anew."""
+
 def compiler() -> str:
     """Name and version of the compiler that built this module."""

@@ -1,10 +1,13 @@
-"""The Python face of the compiled core: what this machine's processor offers.
+"""The Python face of the compiled core: what this machine's processor offers, and which kernels run on it.
 
 Knows that the core may be missing and says then what to do. Refuses to know what any feature is for, and
 to load the core before somebody asks: the source tree is importable without a compiler.
 """
 
 from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
 
 _MISSING = """qkv's compiled core (qkv._core) is not built for this Python: {reason}
   A wheel brings it along; a source tree builds it. In a checkout, with a C++20 compiler present:
@@ -43,6 +46,57 @@ def cpu_sizes() -> dict[str, int]:
     True
     """
     return _load().cpu_sizes()
+
+
+def cpu_target() -> str:
+    """Return the name of the instruction set whose kernels the strategy ``cpu`` runs.
+
+    One of ``avx512bf16``, ``avx512``, ``avx2``, ``neon`` and ``portable``: the best that this build contains, this
+    processor offers and the operating system supports. It is chosen once in a process. The environment variable
+    ``QKV_CPU_TARGET``, set before the first call that needs it, forces one by name.
+
+    Raises ``TargetError`` when that variable names a target that does not exist or cannot run here, and
+    ``ImportError`` when the compiled core is not built.
+
+    >>> qkv.cpu_target() in {"avx512bf16", "avx512", "avx2", "neon", "portable", "wide"}
+    True
+    """
+    return _load().cpu_target()
+
+
+def cpu_targets() -> list[str]:
+    """Return the names of the targets that were built and can run here, best first.
+
+    ``portable`` is always among them. ``wide`` is there in development builds: the kernels of AVX-512 without its
+    instructions, slow, for tests; it is used only when it is asked for by name.
+
+    Raises ``ImportError`` when the compiled core is not built.
+
+    >>> from qkv.core import cpu_targets
+    >>> "portable" in cpu_targets()
+    True
+    """
+    return _load().cpu_targets()
+
+
+@contextmanager
+def using_cpu_target(name: str) -> Generator[None]:
+    """Run the kernels of target ``name`` inside a ``with`` block, in every thread: how tests compare targets.
+
+    Raises ``TargetError`` when ``name`` is none of ``cpu_targets()``; the target in use stays then.
+
+    >>> from qkv.core import using_cpu_target
+    >>> with using_cpu_target("portable"):
+    ...     qkv.cpu_target()
+    'portable'
+    """
+    core = _load()
+    before = core.cpu_target()
+    core.use_cpu_target(name)
+    try:
+        yield
+    finally:
+        core.use_cpu_target(before)
 
 
 def compiler() -> str:

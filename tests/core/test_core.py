@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import os
 import platform
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from qkv import core
+from qkv.errors import TargetError
 
 ROOT = Path(__file__).parents[2]
 CPUINFO = Path("/proc/cpuinfo")
@@ -47,6 +50,59 @@ def test_sizes_are_plausible() -> None:
     assert list(sizes) == ["num_threads", "cache_line_bytes", "l1_data_bytes", "l2_bytes", "l3_bytes"]
     assert 1 <= sizes["num_threads"] < 10_000
     assert sizes["cache_line_bytes"] in {0, 32, 64, 128, 256}
+
+
+TARGETS = ["avx512bf16", "avx512", "avx2", "neon", "portable", "wide"]  # best first; the last only when named
+NEEDS = {
+    "avx512bf16": {"avx512_bf16", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"},
+    "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"},
+    "avx2": {"avx2", "fma", "f16c"},
+    "neon": {"neon"},
+}
+
+
+def test_targets_are_those_that_the_features_allow() -> None:
+    usable = {name for name, has in core.cpu_features().items() if has}
+    targets = core.cpu_targets()
+    assert targets == [name for name in TARGETS if name in targets]
+    assert "portable" in targets
+    assert "wide" in targets, "make builds it for tests"
+    assert {name for name in targets if name in NEEDS} == {name for name, needs in NEEDS.items() if needs <= usable}
+
+
+def asked(target: str) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter under QKV_CPU_TARGET, which prints the target that it uses."""
+    script = "import qkv\ntry:\n    print(qkv.cpu_target())\nexcept qkv.QkvError as error:\n    print(repr(error))"
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"QKV_CPU_TARGET": target},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+def test_the_environment_forces_a_target() -> None:
+    assert asked("").stdout.strip() == core.cpu_targets()[0]
+    assert asked("wide").stdout.strip() == "wide"
+    assert eval(asked("avx9").stdout, {"TargetError": str}) == (  # noqa: S307 - a repr of our own
+        'QKV_CPU_TARGET is "avx9", which is no target of this version.\n'
+        f"  Usable here, best first: {', '.join(core.cpu_targets())}\n"
+        "  Name one of them, or none to let qkv choose."
+    )
+
+
+def test_a_target_is_used_inside_a_block_and_not_after_it() -> None:
+    before = core.cpu_target()
+    for name in core.cpu_targets():
+        with core.using_cpu_target(name):
+            assert core.cpu_target() == name
+        assert core.cpu_target() == before
+    with pytest.raises(TargetError, match='The target asked for is "avx9", which is no'), core.using_cpu_target("avx9"):
+        pass
+    with pytest.raises(ZeroDivisionError), core.using_cpu_target("portable"):
+        1 / 0  # noqa: B018 - the block fails
+    assert core.cpu_target() == before
 
 
 def test_the_compiler_is_named() -> None:

@@ -1,0 +1,19 @@
+// The table of one target: every kernel by the name that csrc/target_table.h gives it. Included last by csrc/targets/NAME.cc.
+#pragma once
+
+#include "../target_table.h"
+#include "vec.h"
+
+#define QKV_TEXT_OF(name) #name
+#define QKV_TEXT(name) QKV_TEXT_OF(name)
+
+namespace qkv::QKV_TARGET {
+
+// A constant: code that fills it when the library is loaded would run on machines that lack its instructions.
+extern const Target table;
+constinit const Target table{
+    .name = QKV_TEXT(QKV_TARGET),
+    .num_lanes = kLanes,
+};
+
+}  // namespace qkv::QKV_TARGET

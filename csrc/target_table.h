@@ -4,11 +4,17 @@
 // linker keeps of a template compiled there could hold instructions that other machines lack.
 #pragma once
 
+#include "attention.h"
+
 namespace qkv {
 
 struct Target {
     const char* name;
     int num_lanes;  // floats in a vector
+    Schedule (*forward_schedule)(const Forward&, int num_threads);
+    // Both return or take nothing of other tasks. A task answers the lookup that left its table, or -1.
+    int32_t (*forward_task)(const Forward&, const Schedule&, int64_t task, void* scratch, void* partials);
+    void (*forward_merge)(const Forward&, const Schedule&, int64_t task, void* scratch, void* partials);
 };
 
 }  // namespace qkv

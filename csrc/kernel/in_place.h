@@ -79,7 +79,7 @@ static void scores_in_place(const T* q, int rows, int64_t d, const KeyAt& key_at
         else if (left == 2)
             rows_scores<T, E, 2>(from, left, d, key_at, value_at, count, step, bytes, to, stride);
         else if (left <= 4)
-            rows_scores<T, E, 4>(from, left, d, key_at, value_at, count, step, bytes, to, stride);
+            rows_scores<T, E, (Most < 4 ? Most : 4)>(from, left, d, key_at, value_at, count, step, bytes, to, stride);
         else
             rows_scores<T, E, Most>(from, left, d, key_at, value_at, count, step, bytes, to, stride);
     }

@@ -9,10 +9,9 @@
 #include <stdint.h>
 
 #include "elements.h"
+#include "terms.h"
 
 namespace qkv {
-
-struct Terms;
 
 constexpr int kMaxAxes = 8;
 

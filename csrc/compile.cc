@@ -117,7 +117,7 @@ class Maker {
         out.constants = constants->data();
         home.constants.push_back(std::move(constants));
         out.along_keys = along_keys_;
-        out.row_coordinate = along_keys_ ? query_ : -1;
+        out.row_coordinate = diagonals_used_ ? query_ : -1;
         out.key_coordinate = along_keys_ ? key_ : -1;
         return out;
     }
@@ -438,11 +438,11 @@ class Maker {
         const bool position = node.op == Op::position;
         const bool wide = type == Type::l;
         if (along && position && node.which == key_) {
-            along_keys_ = true;
+            along_keys_ = diagonals_used_ = true;
             return run_in(Class::diagonal, wide ? Strip::diagonal_key_l : Strip::diagonal_key_i, type, {}, node.which);
         }
         if (along && position && node.which == query_) {
-            along_keys_ = true;
+            along_keys_ = diagonals_used_ = true;
             return run_in(Class::uniform, wide ? Strip::diagonal_row_l : Strip::diagonal_row_i, type, {}, node.which);
         }
         static constexpr Class classes[] = {Class::uniform, Class::row, Class::key};
@@ -694,7 +694,7 @@ class Maker {
     Type real_;
     bool fast_;
     int32_t query_ = -1, key_ = -1;
-    bool along_keys_ = false;
+    bool along_keys_ = false, diagonals_used_ = false;
     std::vector<Reads> reads_;
     std::vector<uint8_t> needs_;  // 1: the value itself, 2: along diagonals
     std::vector<Value> plain_, diagonal_;
@@ -787,7 +787,7 @@ std::unique_ptr<BoundTerms> Graph::bind(std::vector<Coordinate> coordinates, std
     if (parts_.keep >= 0) terms.keep = both(parts_.keep, parts_.keep_guards, {}, Type::b, true);
     if (parts_.score >= 0) terms.score = both(parts_.score, parts_.score_guards, {}, real, wide);
     if (parts_.by_score >= 0) terms.backward = both(parts_.by_score, {}, parts_.gradients, real, wide);
-    if (parts_.row >= 0) terms.row = both(parts_.row, parts_.row_guards, {}, Type::l, wide);
+    if (parts_.row >= 0) terms.row = both(parts_.row, parts_.row_guards, {}, Type::i, wide);
     if (parts_.keep >= 0) out->bounds = block_bounds(parts_, coordinates, tables, ranges);
     out->coordinates = std::move(coordinates);
     for (TableParts& table : tables) {

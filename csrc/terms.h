@@ -148,9 +148,9 @@ struct Terms {
     const Bounds* bounds;  // null where there is no mask
     uint32_t scratch_bytes;
 
-    bool masks() const { return keep.general.present; }    // some pair may be dropped
-    bool changes() const { return score.general.present; }  // the score is not the scaled product itself
-    bool reads_rows() const { return row.general.present; }  // pairs read rows of a table of values
+    __attribute__((always_inline)) bool masks() const { return keep.general.present; }    // some pair may be dropped
+    __attribute__((always_inline)) bool changes() const { return score.general.present; }  // the score is not the scaled product itself
+    __attribute__((always_inline)) bool reads_rows() const { return row.general.present; }  // pairs read rows of a table of values
 };
 
 // Memory of one thread for one call: `memory` is aligned to 64 bytes and has terms.scratch_bytes.

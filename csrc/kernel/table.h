@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../target_table.h"
-#include "vec.h"
+#include "entry.h"
 
 #define QKV_TEXT_OF(name) #name
 #define QKV_TEXT(name) QKV_TEXT_OF(name)
@@ -14,6 +14,12 @@ extern const Target table;
 constinit const Target table{
     .name = QKV_TEXT(QKV_TARGET),
     .num_lanes = kLanes,
+    .forward_schedule = forward_schedule,
+    .forward_task = forward_task,
+    .terms_f = apply_terms<float>,
+    .terms_d = apply_terms<double>,
+    .terms_rows = pair_rows,
+    .forward_merge = forward_merge,
 };
 
 }  // namespace qkv::QKV_TARGET

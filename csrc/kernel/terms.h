@@ -454,8 +454,6 @@ template <class T> inline void settle(int64_t n, T* to, const void* kept, bool o
 
 template <class T> inline void terms_of_tile(const Terms& terms, const Place& place, T* s, int64_t stride, bool masked, Scratch& scratch) {
     constexpr int32_t always = -1;
-    alignas(8) char none[sizeof(Running)];
-    (void)none;
     const bool masks = masked && terms.masks(), changes = terms.changes();
     const auto with = [&](Running* keep, Running* score) {
         for (int64_t r = 0; r < place.rows; ++r) {
@@ -512,6 +510,22 @@ template <class T>
 inline void apply_terms(const Terms& terms, const Place& place, T* s, int64_t stride, bool masked, Scratch& scratch) {
     over_tiles(place, [&](const Place& tile, int64_t r, int64_t k) {
         terms_of_tile(terms, tile, s + r * stride + k, stride, masked, scratch);
+    });
+}
+
+// Which row of the table of values each pair of the place reads.
+inline void pair_rows(const Terms& terms, const Place& place, int32_t* out, int64_t stride, Scratch& scratch) {
+    over_tiles(place, [&](const Place& tile, int64_t r0, int64_t k0) {
+        Running rows(terms.row, terms, tile, scratch);
+        for (int64_t r = 0; r < tile.rows; ++r) {
+            rows.row(r, nullptr);
+            const Reference& result = rows.program().result;
+            const auto* value = static_cast<const strips::Alias<int32_t>*>(rows.at(result));
+            const bool one = one_for_row(result);
+            int32_t* to = out + (r0 + r) * stride + k0;
+            for (int64_t k = 0; k < tile.keys; ++k) to[k] = value[one ? 0 : k];
+            if (rows.program().num_checks) note_outside(rows, tile.keys, nullptr, false, scratch);
+        }
     });
 }
 

@@ -367,7 +367,7 @@ inline bool fits(const Program& program, Tile& tile) {
     if (first + tile.place.keys > key.size) return false;
     if (program.row_coordinate < 0) return true;
     const Coordinate& row = terms.coordinates[program.row_coordinate];
-    int64_t standing[kTileRows];
+    int64_t standing[kTileRows] = {};
     count_up(row, tile.place.row0, row.offset, tile.place.rows, standing);
     int64_t low = standing[0], high = standing[0];
     for (int64_t r = 1; r < tile.place.rows; ++r) {

@@ -124,7 +124,7 @@ void register_terms(nb::module_& m) {
                  for (const auto& [address, elements, sizes, strides, learn] : tables) {
                      parts.push_back({{reinterpret_cast<const void*>(address), static_cast<qkv::Elements>(byte(elements)), 0}, sizes, strides, learn});
                  }
-                 return std::make_unique<Terms>(self.graph.bind(std::move(places), std::move(parts), wide), std::move(alive));
+                 return new Terms(self.graph.bind(std::move(places), std::move(parts), wide), std::move(alive));  // Python owns it
              },
              nb::arg("coordinates"), nb::arg("tables"), nb::arg("wide"), nb::arg("alive"));
     nb::class_<Terms>(m, "Terms", "Terms of one call: programs that kernels run.")

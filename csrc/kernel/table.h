@@ -18,6 +18,8 @@ constinit const Target table{
     .forward_task = forward_task,
     .terms_f = apply_terms<float>,
     .terms_d = apply_terms<double>,
+    .terms_backward_f = terms_backward<float>,
+    .terms_backward_d = terms_backward<double>,
     .terms_rows = pair_rows,
     .forward_merge = forward_merge,
 };

@@ -1,6 +1,6 @@
 # The kernels, compiled once for each instruction set with flags of its own. Which one runs is chosen in csrc/targets.cc.
 #
-# Gives QKV_TARGET_OBJECTS (object files), QKV_TARGET_DEFINITIONS (QKV_WITH_NAME for each that was built).
+# Gives QKV_TARGET_NAMES, QKV_TARGET_OBJECTS (object files) and QKV_TARGET_DEFINITIONS (QKV_WITH_NAME for each).
 include(CheckCXXSourceCompiles)
 
 # A target is built where the compiler takes its flags and means by them the architecture that they belong to.
@@ -21,17 +21,28 @@ qkv_can_build(QKV_HAS_AVX512 __AVX512VL__ ${QKV_AVX512_FLAGS})
 qkv_can_build(QKV_HAS_AVX512BF16 __AVX512BF16__ ${QKV_AVX512BF16_FLAGS})
 qkv_can_build(QKV_HAS_NEON __aarch64__)
 
+set(QKV_TARGET_NAMES)
 set(QKV_TARGET_OBJECTS)
 set(QKV_TARGET_DEFINITIONS)
 
 # Products may be fused into sums; NaN, infinity and the order of sums are what the source says, so never -ffast-math.
-# -Wno-psabi: vectors wider than the machine's are passed between functions of one file only.
+set(QKV_KERNEL_FLAGS -ffp-contract=fast -fno-math-errno -fno-trapping-math)
+# Optimising what a sanitizer has instrumented costs minutes, and hides accesses from it.
+list(APPEND QKV_KERNEL_FLAGS $<IF:$<BOOL:${QKV_SANITIZE}>,-O0,-O3>)
+# Vectors wider than the machine's are passed between functions of one file only.
+list(APPEND QKV_KERNEL_FLAGS -Wno-psabi)
+# gcc's own AVX-512 header makes an "undefined" vector by reading it: gcc.gnu.org/PR105593.
+list(APPEND QKV_KERNEL_FLAGS $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized> $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
+
 function(qkv_add_target name)
+  if(QKV_TARGETS AND NOT name IN_LIST QKV_TARGETS AND NOT name STREQUAL "portable")
+    return()
+  endif()
   add_library(qkv_target_${name} OBJECT csrc/targets/${name}.cc)
-  target_compile_options(qkv_target_${name} PRIVATE
-    -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wno-psabi ${ARGN})
+  target_compile_options(qkv_target_${name} PRIVATE ${QKV_KERNEL_FLAGS} ${ARGN})
   target_link_libraries(qkv_target_${name} PRIVATE qkv_flags)
   string(TOUPPER ${name} upper)
+  set(QKV_TARGET_NAMES ${QKV_TARGET_NAMES} ${name} PARENT_SCOPE)
   set(QKV_TARGET_OBJECTS ${QKV_TARGET_OBJECTS} $<TARGET_OBJECTS:qkv_target_${name}> PARENT_SCOPE)
   set(QKV_TARGET_DEFINITIONS ${QKV_TARGET_DEFINITIONS} QKV_WITH_${upper} PARENT_SCOPE)
 endfunction()

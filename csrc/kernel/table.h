@@ -16,12 +16,12 @@ constinit const Target table{
     .num_lanes = kLanes,
     .forward_schedule = forward_schedule,
     .forward_task = forward_task,
+    .forward_merge = forward_merge,
     .terms_f = apply_terms<float>,
     .terms_d = apply_terms<double>,
     .terms_backward_f = terms_backward<float>,
     .terms_backward_d = terms_backward<double>,
     .terms_rows = pair_rows,
-    .forward_merge = forward_merge,
 };
 
 }  // namespace qkv::QKV_TARGET

@@ -13,7 +13,13 @@ using qkv::CpuFeature;
 using qkv::Target;
 using qkv::TargetRow;
 
-constexpr Target fast_table{"fast", 8}, plain_table{"plain", 4}, odd_table{"odd", 16};
+constexpr Target named(const char* name) {
+    Target table{};
+    table.name = name;
+    return table;
+}
+
+constexpr Target fast_table = named("fast"), plain_table = named("plain"), odd_table = named("odd");
 constexpr std::string_view fast_needs[] = {"alpha", "beta"};
 const TargetRow rows[] = {
     {"absent", {}, nullptr, true},

@@ -18,6 +18,10 @@ struct Target {
     // The terms by themselves, as tests and debugging look at them: the functions of csrc/kernel/terms.h.
     void (*terms_f)(const Terms&, const Place&, float* s, int64_t stride, bool masked, Scratch&);
     void (*terms_d)(const Terms&, const Place&, double* s, int64_t stride, bool masked, Scratch&);
+    void (*terms_backward_f)(const Terms&, const Place&, const float* raw, int64_t raw_stride, float* ds, int64_t stride,
+                             bool masked, float* const* table_grads, Scratch&);
+    void (*terms_backward_d)(const Terms&, const Place&, const double* raw, int64_t raw_stride, double* ds, int64_t stride,
+                             bool masked, double* const* table_grads, Scratch&);
     void (*terms_rows)(const Terms&, const Place&, int32_t* out, int64_t stride, Scratch&);
 };
 

@@ -19,6 +19,8 @@ constinit const Target table{
     .forward_merge = forward_merge,
     .terms_f = apply_terms<float>,
     .terms_d = apply_terms<double>,
+    .terms_backward_f = terms_backward<float>,
+    .terms_backward_d = terms_backward<double>,
     .terms_rows = pair_rows,
 };
 

@@ -65,5 +65,22 @@ class Terms:
     ) -> int:
         """Changes the scores at address ``s`` in place; the node of a lookup that left its table, or -1."""
 
+    def backward(
+        self,
+        shared: int,
+        row0: int,
+        rows: int,
+        key0: int,
+        keys: int,
+        raw: int,
+        ds: int,
+        stride: int,
+        masked: bool,
+        table_grads: list[int],
+    ) -> None:
+        """Changes gradients of the scores at address ``ds`` into those of the scaled products at ``raw``, and adds to
+        the dense gradients of the tables; address 0 for a table that needs none.
+        """
+
     def rows(self, shared: int, row0: int, rows: int, key0: int, keys: int, out: int, stride: int) -> int:
         """Writes which row of the table of values each pair reads, as int32; returns as ``evaluate``."""

@@ -8,4 +8,5 @@ function(qkv_add_test name)
 endfunction()
 
 qkv_add_test(cpu)
+qkv_add_test(probe)
 qkv_add_test(targets)

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../target_table.h"
+#include "probe.h"
 #include "vec.h"
 
 #define QKV_TEXT_OF(name) #name
@@ -14,6 +15,16 @@ extern const Target table;
 constinit const Target table{
     .name = QKV_TEXT(QKV_TARGET),
     .num_lanes = kLanes,
+    .probe = {
+        .fma_f32 = &probe_fma<float>,
+        .fma_f64 = &probe_fma<double>,
+        .fma_bf16 = &probe_bf16,
+        .flops_f32 = kProbeFlops<float>,
+        .flops_f64 = kProbeFlops<double>,
+        .flops_bf16 = kProbeFlopsBf16,
+        .read = &probe_read,
+        .read_group = kReadGroup,
+    },
 };
 
 }  // namespace qkv::QKV_TARGET

@@ -47,7 +47,7 @@ def terms(length: int) -> list[Term]:
         """SDPA with a float mask of all pairs."""
 
         def made(q: Tensor, k: Tensor, v: Tensor) -> Thunk:
-            mask = bias().masked_fill(~causal, float("-inf"))
+            mask = bias().masked_fill_(~causal, float("-inf"))[None]  # of three axes it would leave its fused kernel
             return lambda: sdpa(q, k, v, attn_mask=mask)
 
         return made
@@ -73,7 +73,7 @@ def terms(length: int) -> list[Term]:
     spec, with_causal = qkv.Spec, qkv.causal()
     return [
         Term("alibi", spec(keep=with_causal, score=qkv.alibi(slopes)), full, bias,
-             added(lambda: -slopes[:, None, None] * distance.abs())),
+             added(lambda: -slopes[:, None, None] * distance)),
         Term("T5 bias", spec(keep=with_causal, score=qkv.relative_bias(table, bidirectional=False)), full, bias,
              added(lambda: _t5(table, distance))),
         Term("softcap", spec(keep=with_causal, score=qkv.softcap(30.0)), full, "eager torch", capped),

@@ -103,7 +103,7 @@ class Bench:
         The ratios are those of neighbours in time: the median over the rounds, and their spread; of the time for each
         of ``amounts`` where ways do different amounts of work. They are to the fastest way of ``base``, or to the
         first.
-        ``work`` is what each way does at least: its peak is measured in each round, and the best of them counts.
+        ``work`` is what each way does at least: its peak is measured in each round.
         ``agree`` is how far a result may lie from the first way's, relative to its largest value; it shows that the
         same task was done, and nothing of precision. Raises ``Disagreement``.
         """
@@ -130,7 +130,9 @@ class Bench:
                     below=(below or {}).get(label),
                     base=None if label == first else first,
                     at_least=(at_least or {}).get(label),
-                    share=work.amount / middle[label] / max(peaks) if work and peaks else None,
+                    rate=work.amount / middle[label] if work else None,
+                    rate_unit=f"{work.unit}/s" if work else "",
+                    share=work.share(times, peaks) if work and peaks else None,
                     share_of=work.of if work and peaks else None,
                     share_at_least=(share_at_least or {}).get(label) if work and peaks else None,
                     others=others,
@@ -187,10 +189,10 @@ class Bench:
                     took_here = _clock(run, repeats[label])
                     times[label] = took_here / repeats[label]
                     took += took_here
-                disturbed = others.share()
-                spent += took
                 if work is not None:
                     times[""] = work.peak()
+                disturbed = others.share()
+                spent += took
                 if took > LONG_ROUND_S:
                     wanted = min(wanted, LONG_ROUNDS)
                 # Too short a round cannot tell; and a machine that never rests still gets its figures, marked.

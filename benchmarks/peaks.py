@@ -45,7 +45,7 @@ def products(dtype: torch.dtype, pairs: float, features: int, passes: float = 1.
 def reading(*tensors: torch.Tensor) -> Work:
     """Every byte of ``tensors`` once, from memory or from the cache that holds them."""
     total = sum(x.numel() * x.element_size() for x in tensors)
-    return Work(float(total), "read bandwidth", "B", lambda: bandwidth(total))
+    return Work(float(total), "read bandwidth", "B", lambda: bandwidth(total), varies=True)
 
 
 def causal_pairs(length: int) -> float:

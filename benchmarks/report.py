@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
@@ -83,7 +84,7 @@ def table(benchmark: Benchmark, rows: list[Row], notes: Sequence[str] = ()) -> s
         if row.ratio is not None:
             text += f"  {row.ratio:.2f}x [{row.ratio_low:.2f} .. {row.ratio_high:.2f}]"
         if row.share is not None:
-            text += f"  {row.share:.0%} of {row.share_of}"
+            text += f"  {amount(row.rate or math.nan, row.rate_unit)}, {row.share:.0%} of {row.share_of}"
         if bounds := _bounds(row):
             text += f"  {'MISSED' if row.missed else 'kept'}: {', '.join(bounds)}"
         if row.others > DISTURBED:

@@ -6,7 +6,7 @@ Refuses to measure, and to print.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 
@@ -14,13 +14,21 @@ from dataclasses import dataclass, replace
 class Work:
     """What one call has to do at least, to be held against what the machine reaches: ``amount`` flops or bytes.
 
-    ``peak`` measures the machine, in the same unit a second; ``of`` names what it measures.
+    ``peak`` measures the machine, in the same unit a second; ``of`` names what it measures. The best peak of all rounds
+    counts, or, with ``varies``, each round's own: what a shared cache holds of an array changes with the neighbours.
     """
 
     amount: float
     of: str
     unit: str
     peak: Callable[[], float]
+    varies: bool = False
+
+    def share(self, times: Sequence[float], peaks: Sequence[float]) -> float:
+        """The part of the peak that the median call reaches; both sequences are by round."""
+        if self.varies:
+            return statistics.median(self.amount / t / p for t, p in zip(times, peaks, strict=True))
+        return self.amount / statistics.median(times) / max(peaks)
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,8 @@ class Row:
     below: float | None = None
     base: str | None = None  # what the ratio is to
     at_least: float | None = None  # the bound of the ratio
+    rate: float | None = None  # of work done at the median, a second
+    rate_unit: str = ""
     share: float | None = None  # of the peak that was measured in the same rounds
     share_of: str | None = None
     share_at_least: float | None = None

@@ -54,6 +54,7 @@ def main(arguments: list[str]) -> int:
             small=options.small,
             plot=options.plot,
         )
+        print(f"measuring {item.name} ...", file=sys.stderr, flush=True)
         item.run(bench)
         rows = [row.unbound for row in bench.rows] if options.small else bench.rows
         results[item.name], notes[item.name] = rows, bench.notes

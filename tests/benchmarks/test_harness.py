@@ -77,8 +77,17 @@ def test_the_share_is_of_the_best_peak_of_the_rounds(
     ours, peak = bench.rows
     assert (ours.share, ours.share_of, ours.missed) == (0.5, "FMA peak", missed)
     assert (peak.label, peak.unit, peak.low, peak.high) == ("FMA peak, measured", "FLOP/s", 8.0, 10.0)
-    assert "50% of FMA peak" in report.table(harness.Benchmark("x", "y", lambda _: None), bench.rows)
+    assert (ours.rate, ours.rate_unit) == (5.0, "FLOP/s")
+    assert "5 FLOP/s, 50% of FMA peak" in report.table(harness.Benchmark("x", "y", lambda _: None), bench.rows)
     assert not ours.unbound.missed
+
+
+def test_a_peak_that_varies_is_that_of_the_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = iter([8.0, 20.0, 5.0])
+    work = harness.Work(10.0, "read bandwidth", "B", lambda: next(peaks), varies=True)
+    bench = harness.Bench(min_rounds=3, min_time_s=0.0)
+    bench.compare(scripted(monkeypatch, {"ours": [2.0, 1.0, 4.0]}), work=work)
+    assert bench.rows[0].share == 0.5  # of 5/8, 10/20 and 2.5/5
 
 
 def test_a_peak_that_cannot_be_measured_keeps_no_bound(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ endfunction()
 
 qkv_add_test(cpu)
 qkv_add_test(pool)
+qkv_add_test(probe)
 qkv_add_test(targets)
 set_tests_properties(pool PROPERTIES ENVIRONMENT "TSAN_OPTIONS=atexit_sleep_ms=20" TIMEOUT 60)
 

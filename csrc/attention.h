@@ -14,6 +14,7 @@
 namespace qkv {
 
 constexpr int kMaxAxes = 8;
+constexpr int kMostTables = 64;  // whose gradients one call adds up
 
 struct Axes {
     int count = 0;
@@ -68,7 +69,9 @@ struct Backward : Problem {
     View lse, delta;   // working type: the row's lse (softmax), and what is subtracted from grad . v
     View bucket_grad;  // working type: grad times each row of the value table, features are rows of the table
     View dq, dk, dv;   // `element`; null where no gradient is wanted
-    void* const* table_grads = nullptr;  // for each table of the terms a dense accumulator of the working type, or null
+    // For each table of the terms a dense accumulator of the working type, or null: which ones need a gradient. Where
+    // slots have accumulators of their own (see the schedule) the functions get larger ones.
+    void* const* table_grads = nullptr;
     const int64_t* table_sizes = nullptr;  // elements of each
     int num_tables = 0;
     bool tables_apart = false;  // tasks of different shared elements add to different elements of every table

@@ -15,6 +15,12 @@ def cpu_target() -> str:
 def use_cpu_target(name: str) -> None:
     """Uses the named target from now on; "" chooses anew."""
 
+def probe_fma_flops(num_threads: int, dtype: str) -> float:
+    """Floating-point operations in a second by multiply-adds in registers alone, measured."""
+
+def probe_read_bandwidth(num_threads: int, bytes: int) -> float:
+    """Bytes read in a second from an array of this size that is read again and again, measured."""
+
 def compiler() -> str:
     """Name and version of the compiler that built this module."""
 

@@ -150,6 +150,20 @@ def probe_read_bandwidth(num_threads: int, num_bytes: int = 1 << 28) -> float:
     return _load().probe_read_bandwidth(num_threads, num_bytes)
 
 
+def is_built() -> bool:
+    """Return whether the compiled core is there for this Python.
+
+    >>> from qkv.core import is_built
+    >>> is_built()
+    True
+    """
+    try:
+        loaded()
+    except ImportError:
+        return False
+    return True
+
+
 def compiler() -> str:
     """Return name and version of the compiler that built the core, such as ``gcc 12.2.0``.
 

@@ -85,7 +85,7 @@ class Fused(torch.autograd.Function):
     ) -> Any:
         ctx.set_materialize_grads(False)
         shape = Shape.of(job.bound, q, v)
-        if math.prod(shape.query_order) <= FEW_ROWS:  # the same bits, however features lie
+        if shape.num_rows <= FEW_ROWS:  # the same bits, however features lie
             k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
         output, lse, buckets, stats = forward(job, shape, q, k, v, sink, rows)
         ctx.job, ctx.shape = job, shape

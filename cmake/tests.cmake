@@ -10,7 +10,19 @@ endfunction()
 qkv_add_test(cpu)
 qkv_add_test(pool)
 qkv_add_test(targets)
-set_tests_properties(pool PROPERTIES ENVIRONMENT "TSAN_OPTIONS=atexit_sleep_ms=20" TIMEOUT 60)
+if(CMAKE_CROSSCOMPILING_EMULATOR)
+  target_compile_definitions(pool_test PRIVATE QKV_EMULATED)
+endif()
+
+# Processes that end while threads of the pool watch, sleep, or are in the middle of a task of an hour.
+foreach(moment RANGE 2)
+  add_test(NAME pool_at_exit_${moment} COMMAND pool_test ${moment})
+  list(APPEND at_exit pool_at_exit_${moment})
+endforeach()
+set_tests_properties(pool ${at_exit} PROPERTIES TIMEOUT 60)
+
+# Its threads are waited for by the tests themselves.
+set_tests_properties(pool ${at_exit} PROPERTIES ENVIRONMENT "TSAN_OPTIONS=atexit_sleep_ms=20")
 
 # What the sanitizers add to an object file is not what is linked into a wheel.
 if(CMAKE_NM AND NOT QKV_SANITIZE)

@@ -3,9 +3,12 @@
 #include <nanobind/stl/string.h>
 
 #include "cpu.h"
+#include "graph.h"
 #include "targets.h"
 
 namespace nb = nanobind;
+
+void register_terms(nanobind::module_& m);  // door_terms.cc
 
 namespace {
 
@@ -46,6 +49,9 @@ void translate(const std::exception_ptr& raised, void*) {
         std::rethrow_exception(raised);
     } catch (const qkv::TargetError& error) {
         PyErr_SetString(nb::module_::import_("qkv.errors").attr("TargetError").ptr(), error.what());
+    } catch (const qkv::GraphError& error) {
+        const std::string text = std::string(error.what()) + "; please report this";
+        PyErr_SetString(nb::module_::import_("qkv.errors").attr("InternalError").ptr(), text.c_str());
     }
 }
 
@@ -60,4 +66,5 @@ NB_MODULE(_core, m) {
     m.def("cpu_target", &cpu_target, "Name of the target in use.");
     m.def("use_cpu_target", &use_cpu_target, nb::arg("name"), "Uses the named target from now on; \"\" chooses anew.");
     m.def("compiler", &qkv::compiler, "Name and version of the compiler that built this module.");
+    register_terms(m);
 }

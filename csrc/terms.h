@@ -22,6 +22,7 @@ struct Place {
 constexpr int64_t kTileRows = 32;   // larger places are worked through in tiles of this size
 constexpr int64_t kTileKeys = 512;
 constexpr int64_t kTileSpread = 32;  // of row positions within a tile, at most, for its diagonals to be used
+constexpr int64_t kWorkBytes = 2 * (kTileKeys + kTileSpread) * 8;  // of a scratch, for the kernel's own strips
 
 enum class Role : uint8_t { shared, row, key };
 
@@ -133,6 +134,7 @@ struct Program {
 // A graph as two programs: `fast` for tiles whose keys stand beside one another, `general` for all.
 struct Pair {
     Program fast, general;
+    uint32_t memory;  // where its strips begin in a scratch's memory, behind the kernel's own
 };
 
 struct Bounds;  // what the mask's reader for bounds knows: csrc/interval.h
@@ -146,9 +148,9 @@ struct Terms {
     const Bounds* bounds;  // null where there is no mask
     uint32_t scratch_bytes;
 
-    bool masks() const { return keep.general.present; }    // some pair may be dropped
-    bool changes() const { return score.general.present; }  // the score is not the scaled product itself
-    bool reads_rows() const { return row.general.present; }  // pairs read rows of a table of values
+    __attribute__((always_inline)) bool masks() const { return keep.general.present; }    // some pair may be dropped
+    __attribute__((always_inline)) bool changes() const { return score.general.present; }  // the score is not the scaled product itself
+    __attribute__((always_inline)) bool reads_rows() const { return row.general.present; }  // pairs read rows of a table of values
 };
 
 // Memory of one thread for one call: `memory` is aligned to 64 bytes and has terms.scratch_bytes.

@@ -111,6 +111,34 @@ template <class T, int Half> QKV_INLINE void turn(Vec<T> (&x)[Lanes<T>::count]) 
 // A square of vectors, turned over: out[n][m] = in[m][n].
 template <class T> QKV_INLINE void transpose(Vec<T> (&x)[Lanes<T>::count]) { turn<T, Lanes<T>::count / 2>(x); }
 
+// One number of each of W vectors, as the lanes of one vector: `join` folds pairs of lanes, always in the same order.
+template <class T, int Half, int Count, class Join>
+QKV_INLINE Vec<T> fold_lanes(Vec<T> (&x)[Lanes<T>::count], const Join& join) {
+    using Order = std::make_integer_sequence<int, Lanes<T>::count>;
+    if constexpr (Half == 0) {
+        return x[0];
+    } else {
+        // Lane h of the result's upper half comes from the vectors of the upper half: bit by bit, lane n is vector n's.
+#pragma GCC unroll 16
+        for (int n = 0; n < Count / 2; ++n) {
+            const Vec<T> a = x[n], b = x[n + Count / 2];
+            x[n] = join(halves<T, Half, false>(a, b, Order{}), halves<T, Half, true>(a, b, Order{}));
+        }
+        return fold_lanes<T, Half / 2, Count / 2>(x, join);
+    }
+}
+
+// The sum of each of W vectors.
+template <class T> QKV_INLINE Vec<T> sums_of(Vec<T> (&x)[Lanes<T>::count]) {
+    return fold_lanes<T, Lanes<T>::count / 2, Lanes<T>::count>(x, [](Vec<T> a, Vec<T> b) QKV_LAMBDA { return a + b; });
+}
+
+// The largest lane of each of W vectors; NaN may be passed over.
+template <class T> QKV_INLINE Vec<T> largest_of_each(Vec<T> (&x)[Lanes<T>::count]) {
+    return fold_lanes<T, Lanes<T>::count / 2, Lanes<T>::count>(
+        x, [](Vec<T> a, Vec<T> b) QKV_LAMBDA { return larger(a, b); });
+}
+
 // Items (rows of a tensor) by the address of each: `at(n)` is the first element, features lie `step` apart.
 //
 // Packed across: [panel][feature][kCols] with an item in each column, those past the last one 0; what a score is the

@@ -13,21 +13,6 @@ namespace qkv::QKV_TARGET {
 constexpr int kLineBytes = 64;
 constexpr int kAheadKeys = 12;  // keys of K that are asked for before their turn
 
-// Sums of all lanes of W vectors, as the lanes of one.
-template <class T, int Half, int Count> QKV_INLINE Vec<T> fold_sums(Vec<T> (&x)[Lanes<T>::count]) {
-    using Order = std::make_integer_sequence<int, Lanes<T>::count>;
-    if constexpr (Half == 0) {
-        return x[0];
-    } else {
-#pragma GCC unroll 16
-        for (int n = 0; n < Count / 2; ++n) {
-            const Vec<T> a = x[n], b = x[n + Count / 2];
-            x[n] = halves<T, Half, false>(a, b, Order{}) + halves<T, Half, true>(a, b, Order{});
-        }
-        return fold_sums<T, Half / 2, Count / 2>(x);
-    }
-}
-
 QKV_INLINE void ask_for(const void* from, int64_t bytes) {
     for (int64_t n = 0; n < bytes; n += kLineBytes) __builtin_prefetch(static_cast<const char*>(from) + n, 0, 2);
 }
@@ -52,8 +37,7 @@ QKV_INLINE void few_scores(const T* q, int64_t d, const E* const (&key)[Keys], i
             }
         }
     }
-    // fold_sums pairs lane h of the upper half's vector with bit h of its number: lane n ends with the sum of vector n.
-    store<T>(out, fold_sums<T, W / 2, W>(acc));
+    store<T>(out, sums_of<T>(acc));
     for (; f < d; ++f)
         for (int r = 0; r < Rows; ++r)
             for (int n = 0; n < Keys; ++n)

@@ -38,6 +38,8 @@ template <class T> static void reset_row(const RowState<T>& rows, int64_t n, con
     rows.where[n] = -1;
 }
 
+constexpr int kAtOnce = 4;  // vectors of weights in flight
+
 struct FoldHow {
     bool powers_of_two;  // what unit scores are in
     bool spread;         // whether mass and moment are wanted
@@ -48,8 +50,8 @@ template <class T, bool PowersOfTwo> QKV_INLINE Vec<T> weight_of(Vec<T> below) {
     return PowersOfTwo ? power_of_two(below) : exponential(below);
 }
 
-// The largest of a row's scores from `first` up to `last`, a multiple of a vector away.
-template <class T> QKV_INLINE T largest_of(const T* s, int64_t first, int64_t last) {
+// The lanes' largest of a row's scores from `first` up to `last`, a multiple of a vector away; NaN may be passed over.
+template <class T> QKV_INLINE Vec<T> largest_of(const T* s, int64_t first, int64_t last) {
     constexpr int W = Lanes<T>::count;
     Vec<T> best = splat<T>(-static_cast<T>(__builtin_inff())), other = best;
     int64_t n = first;
@@ -58,7 +60,17 @@ template <class T> QKV_INLINE T largest_of(const T* s, int64_t first, int64_t la
         other = larger(other, load<T>(s + n + W));
     }
     if (n < last) best = larger(best, load<T>(s + n));
-    return largest_lane<T>(larger(best, other));
+    return larger(best, other);
+}
+
+// The same of each of `count` rows, at most a vector of them.
+template <class T>
+QKV_INLINE void largest_of_rows(const T* s, int64_t stride, int count, int64_t first, int64_t last, T* out) {
+    constexpr int W = Lanes<T>::count;
+    Vec<T> best[W];
+    for (int r = 0; r < W; ++r)
+        best[r] = r < count ? largest_of<T>(s + r * stride, first, last) : Vec<T>{};
+    store<T>(out, largest_of_each<T>(best));
 }
 
 // The first key with the row's largest score; the first NaN where there is one.
@@ -83,20 +95,27 @@ template <class T> static void note_place(const RowState<T>& rows, int64_t r, co
     rows.best[r] = best;
 }
 
+// A row's scores become weights; the lanes' sums of weights, and of weights times how far below the level they are.
 template <class T, bool PowersOfTwo, bool Spread>
-QKV_INLINE void fold_row(const RowState<T>& rows, int64_t r, T* s, int64_t first, int64_t last, T level, T shrink) {
+QKV_INLINE Vec<T> weigh_row(T* s, int64_t first, int64_t last, T level, Vec<T>& moment) {
     constexpr int W = Lanes<T>::count;
     const Vec<T> base = splat<T>(level);
-    Vec<T> sum = {}, other = {}, moment = {};
+    Vec<T> sum = {}, other = {};
     int64_t n = first;
     if constexpr (!Spread) {
-        for (; n + 2 * W <= last; n += 2 * W) {
-            const Vec<T> a = weight_of<T, PowersOfTwo>(load<T>(s + n) - base);
-            const Vec<T> b = weight_of<T, PowersOfTwo>(load<T>(s + n + W) - base);
-            store<T>(s + n, a);
-            store<T>(s + n + W, b);
-            sum += a;
-            other += b;
+        for (; n + kAtOnce * W <= last; n += kAtOnce * W) {
+            Vec<T> x[kAtOnce];
+#pragma GCC unroll 8
+            for (int m = 0; m < kAtOnce; ++m) x[m] = load<T>(s + n + m * W) - base;
+            if constexpr (PowersOfTwo)
+                powers_of_two<kAtOnce>(x);
+            else
+                exponentials<kAtOnce>(x);
+#pragma GCC unroll 8
+            for (int m = 0; m < kAtOnce; ++m) {
+                store<T>(s + n + m * W, x[m]);
+                (m % 2 ? other : sum) += x[m];
+            }
         }
     }
     for (; n < last; n += W) {
@@ -106,12 +125,7 @@ QKV_INLINE void fold_row(const RowState<T>& rows, int64_t r, T* s, int64_t first
         sum += a;
         if constexpr (Spread) moment += a == Vec<T>{} ? Vec<T>{} : a * below;
     }
-    const T mass = sum_lanes<T>(sum + other);
-    rows.total[r] = rows.total[r] * shrink + mass;
-    if constexpr (Spread) {
-        rows.moment[r] = rows.moment[r] * shrink + sum_lanes<T>(moment);
-        rows.mass[r] = rows.mass[r] * shrink + mass;
-    }
+    return sum + other;
 }
 
 // Scores of `count` rows, from column `first` to `last` (multiples of a vector, padded with -inf), become weights.
@@ -120,30 +134,43 @@ template <class T, bool PowersOfTwo, bool Spread>
 QKV_INLINE void fold_how(const RowState<T>& rows, int64_t row0, int count, T* s, int64_t stride, int64_t first,
                          int64_t last, int64_t key0, bool place, T* shrink) {
     constexpr int W = Lanes<T>::count;
-    constexpr int kRoom = (kGroupRows + W - 1) / W * W;
     const T none = -static_cast<T>(__builtin_inff());
-    T bases[kRoom], moved[kRoom];
-    for (int r = 0; r < kRoom; ++r) bases[r] = moved[r] = T(0);
-    for (int r = 0; r < count; ++r) {
-        const int64_t row = row0 + r;
-        const T best = largest_of<T>(s + r * stride, first, last);
-        if (place)
-            note_place<T>(rows, row, s + r * stride, first, last, key0, best);
-        else if (best > rows.best[row])
-            rows.best[row] = best;
-        const T before = rows.level[row], level = best > before ? best : before;
-        bases[r] = level == none ? T(0) : level;
-        moved[r] = before - bases[r];
-        if constexpr (Spread) {
-            const T from = before == none ? T(0) : before;
-            rows.moment[row] += rows.mass[row] * (from - bases[r]);
+    for (int part = 0; part < count; part += W, s += W * stride, row0 += W, shrink += W) {
+        const int some = count - part < W ? count - part : W;
+        T best[W], base[W], moved[W], mass[W], moment[W];
+        largest_of_rows<T>(s, stride, some, first, last, best);
+        for (int r = some; r < W; ++r) moved[r] = T(0);
+        for (int r = 0; r < some; ++r) {
+            const int64_t row = row0 + r;
+            if (place)
+                note_place<T>(rows, row, s + r * stride, first, last, key0, best[r]);
+            else
+                rows.best[row] = best[r] > rows.best[row] ? best[r] : rows.best[row];
+            const T before = rows.level[row], level = best[r] > before ? best[r] : before;
+            base[r] = level == none ? T(0) : level;
+            moved[r] = before - base[r];
+            if constexpr (Spread) rows.moment[row] += rows.mass[row] * ((before == none ? T(0) : before) - base[r]);
+            rows.level[row] = level;
         }
-        rows.level[row] = level;
-    }
-    for (int r = 0; r < kRoom; r += W) store<T>(moved + r, weight_of<T, PowersOfTwo>(load<T>(moved + r)));
-    for (int r = 0; r < count; ++r) {
-        shrink[r] = moved[r];
-        fold_row<T, PowersOfTwo, Spread>(rows, row0 + r, s + r * stride, first, last, bases[r], moved[r]);
+        const Vec<T> shrunk = weight_of<T, PowersOfTwo>(load<T>(moved));
+        store<T>(moved, shrunk);
+        Vec<T> sums[W], moments[W];
+        for (int r = 0; r < W; ++r) {
+            moments[r] = Vec<T>{};
+            sums[r] = r < some ? weigh_row<T, PowersOfTwo, Spread>(s + r * stride, first, last, base[r], moments[r])
+                               : Vec<T>{};
+        }
+        store<T>(mass, sums_of<T>(sums));
+        if constexpr (Spread) store<T>(moment, sums_of<T>(moments));
+        for (int r = 0; r < some; ++r) {
+            const int64_t row = row0 + r;
+            shrink[r] = moved[r];
+            rows.total[row] = rows.total[row] * moved[r] + mass[r];
+            if constexpr (Spread) {
+                rows.moment[row] = rows.moment[row] * moved[r] + moment[r];
+                rows.mass[row] = rows.mass[row] * moved[r] + mass[r];
+            }
+        }
     }
 }
 
@@ -170,7 +197,7 @@ static void fold_sigmoid(const RowState<T>& rows, int64_t row0, int count, T* s,
     const Vec<T> one = splat<T>(T(1));
     for (int r = 0; r < count; ++r) {
         T* row = s + r * stride;
-        const T best = largest_of<T>(row, first, last);
+        const T best = largest_lane<T>(largest_of<T>(row, first, last));
         if (place)
             note_place<T>(rows, row0 + r, row, first, last, key0, best);
         else if (best > rows.best[row0 + r])

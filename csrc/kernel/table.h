@@ -17,6 +17,9 @@ constinit const Target table{
     .forward_schedule = forward_schedule,
     .forward_task = forward_task,
     .forward_merge = forward_merge,
+    .terms_f = apply_terms<float>,
+    .terms_d = apply_terms<double>,
+    .terms_rows = pair_rows,
 };
 
 }  // namespace qkv::QKV_TARGET

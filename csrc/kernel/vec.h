@@ -21,6 +21,7 @@
 #endif
 
 #define QKV_INLINE inline __attribute__((always_inline))
+#define QKV_LAMBDA __attribute__((always_inline))  // behind a lambda's parameters
 
 namespace qkv::QKV_TARGET {
 

@@ -17,3 +17,53 @@ def use_cpu_target(name: str) -> None:
 
 def compiler() -> str:
     """Name and version of the compiler that built this module."""
+
+class Graph:
+    """Expression graphs of one spec, checked."""
+
+    def __init__(
+        self,
+        nodes: list[tuple[int, int, list[int], int, int, float]],
+        num_coordinates: int,
+        num_tables: int,
+        keep: int,
+        score: int,
+        by_score: int,
+        row: int,
+        gradients: list[tuple[int, int]],
+        keep_guards: list[tuple[int, int]],
+        score_guards: list[tuple[int, int]],
+        row_guards: list[tuple[int, int]],
+    ) -> None:
+        """Nodes are (operation, kind, operands or indices, coordinate or table, whole, real); parts are node numbers,
+        -1 for none. Raises ``InternalError`` for what is no graph.
+        """
+
+    def bind(
+        self,
+        coordinates: list[tuple[int, int, int, int]],
+        tables: list[tuple[int, int, list[int], list[int], bool]],
+        wide: bool,
+        alive: object,
+    ) -> Terms:
+        """The programs of one call. Coordinates are (role, size, divisor, offset), tables (address, elements, sizes,
+        strides, whether to learn their bounds); ``alive`` is held as long as the terms are.
+        """
+
+class Terms:
+    """Terms of one call: programs that kernels run."""
+
+    masks: bool
+    changes: bool
+    scratch_bytes: int
+
+    def verdict(self, shared: int, row0: int, rows: int, key0: int, keys: int) -> int:
+        """What the mask keeps of a block: 0 nothing, 1 all, 2 perhaps some."""
+
+    def evaluate(
+        self, shared: int, row0: int, rows: int, key0: int, keys: int, s: int, stride: int, masked: bool
+    ) -> int:
+        """Changes the scores at address ``s`` in place; the node of a lookup that left its table, or -1."""
+
+    def rows(self, shared: int, row0: int, rows: int, key0: int, keys: int, out: int, stride: int) -> int:
+        """Writes which row of the table of values each pair reads, as int32; returns as ``evaluate``."""

@@ -30,7 +30,7 @@ def cpu_features() -> dict[str, bool]:
     >>> sorted(features)[:3]
     ['amx_bf16', 'amx_int8', 'amx_tile']
     """
-    return _load().cpu_features()
+    return loaded().cpu_features()
 
 
 def cpu_sizes() -> dict[str, int]:
@@ -45,7 +45,7 @@ def cpu_sizes() -> dict[str, int]:
     >>> cpu_sizes()["num_threads"] >= 1
     True
     """
-    return _load().cpu_sizes()
+    return loaded().cpu_sizes()
 
 
 def cpu_target() -> str:
@@ -61,7 +61,7 @@ def cpu_target() -> str:
     >>> qkv.cpu_target() in {"avx512bf16", "avx512", "avx2", "neon", "portable", "wide"}
     True
     """
-    return _load().cpu_target()
+    return loaded().cpu_target()
 
 
 def cpu_targets() -> list[str]:
@@ -76,7 +76,7 @@ def cpu_targets() -> list[str]:
     >>> "portable" in cpu_targets()
     True
     """
-    return _load().cpu_targets()
+    return loaded().cpu_targets()
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def using_cpu_target(name: str) -> Generator[None]:
     ...     qkv.cpu_target()
     'portable'
     """
-    core = _load()
+    core = loaded()
     before = core.cpu_target()
     core.use_cpu_target(name)
     try:
@@ -108,10 +108,11 @@ def compiler() -> str:
     >>> " " in compiler()
     True
     """
-    return _load().compiler()
+    return loaded().compiler()
 
 
-def _load():  # no annotation: what is inferred is the module itself, as its stub file describes it
+def loaded():  # no annotation: what is inferred is the module itself, as its stub file describes it
+    """Return the compiled module; ``ImportError`` says what to do where it is not built."""
     try:
         from qkv import _core
     except ImportError as error:

@@ -9,6 +9,7 @@ endfunction()
 
 qkv_add_test(cpu)
 qkv_add_test(pool)
+qkv_add_test(probe)
 qkv_add_test(targets)
 if(CMAKE_CROSSCOMPILING_EMULATOR)
   target_compile_definitions(pool_test PRIVATE QKV_EMULATED)

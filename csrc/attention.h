@@ -14,6 +14,7 @@
 namespace qkv {
 
 constexpr int kMaxAxes = 8;
+constexpr int kMostTables = 64;  // whose gradients one call adds up
 
 struct Axes {
     int count = 0;
@@ -64,11 +65,16 @@ struct Forward : Problem {
 };
 
 struct Backward : Problem {
-    View grad;                // of the output, `element`
-    View lse, delta;          // working type: the row's lse, and what is subtracted from grad . v
-    View dq, dk, dv;          // working type
-    void* const* table_grads = nullptr;  // one dense accumulator of the working type for each table that needs one
-    int64_t num_tables = 0;
+    View grad;         // of the output, `element`
+    View lse, delta;   // working type: the row's lse (softmax), and what is subtracted from grad . v
+    View bucket_grad;  // working type: grad times each row of the value table, features are rows of the table
+    View dq, dk, dv;   // `element`; null where no gradient is wanted
+    // For each table of the terms a dense accumulator of the working type, or null: which ones need a gradient. Where
+    // slots have accumulators of their own (see the schedule) the functions get larger ones.
+    void* const* table_grads = nullptr;
+    const int64_t* table_sizes = nullptr;  // elements of each
+    int num_tables = 0;
+    bool tables_apart = false;  // tasks of different shared elements add to different elements of every table
 };
 
 // How a forward call is cut into tasks, which may run in any order on any thread. What a row's numbers are depends on
@@ -80,6 +86,19 @@ struct Schedule {
     int64_t num_tasks = 0;
     size_t scratch_bytes = 0;                 // of each thread
     size_t partial_bytes = 0;                 // of the whole call, 0 with one split
+};
+
+// How a backward call is cut: the rows of a shared element in parts, each with sums of its own for dk and dv, and the
+// parts in slots, each with accumulators of its own for tables. A slot's parts are run one after the other; slots may
+// run in any order on any thread, and are summed in their order. All of it follows from the call's sizes.
+struct BackwardSchedule {
+    int64_t num_shared = 0, num_rows = 0, num_keys = 0;
+    int64_t part_rows = 0, num_parts = 0;
+    int64_t num_slots = 0;
+    int64_t chunk_rows = 0;
+    bool own_tables = false;    // each slot has accumulators of its own: num_slots times table_sizes, zeroed
+    size_t scratch_bytes = 0;   // of each thread
+    size_t partial_bytes = 0;   // of the whole call: the parts' sums, 0 with one part
 };
 
 }  // namespace qkv

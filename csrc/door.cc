@@ -4,6 +4,7 @@
 
 #include "cpu.h"
 #include "graph.h"
+#include "probe.h"
 #include "targets.h"
 
 namespace nb = nanobind;
@@ -43,6 +44,17 @@ std::string cpu_target() { return qkv::target().name; }
 
 void use_cpu_target(const std::string& name) { qkv::use_target(name); }
 
+double probe_fma_flops(int num_threads, const std::string& dtype) {
+    const qkv::ProbeType type = qkv::probe_type(dtype);
+    const nb::gil_scoped_release released;
+    return qkv::probe_fma_flops(num_threads, type);
+}
+
+double probe_read_bandwidth(int num_threads, std::size_t bytes) {
+    const nb::gil_scoped_release released;
+    return qkv::probe_read_bandwidth(num_threads, bytes);
+}
+
 // The core's own errors become those of qkv.errors, whichever door they come through.
 void translate(const std::exception_ptr& raised, void*) {
     try {
@@ -65,6 +77,10 @@ NB_MODULE(_core, m) {
     m.def("cpu_targets", &cpu_targets, "Names of the targets that were built and can run here, best first.");
     m.def("cpu_target", &cpu_target, "Name of the target in use.");
     m.def("use_cpu_target", &use_cpu_target, nb::arg("name"), "Uses the named target from now on; \"\" chooses anew.");
+    m.def("probe_fma_flops", &probe_fma_flops, nb::arg("num_threads"), nb::arg("dtype"),
+          "Floating-point operations in a second by multiply-adds in registers alone, measured.");
+    m.def("probe_read_bandwidth", &probe_read_bandwidth, nb::arg("num_threads"), nb::arg("bytes"),
+          "Bytes read in a second from an array of this size that is read again and again, measured.");
     m.def("compiler", &qkv::compiler, "Name and version of the compiler that built this module.");
     register_terms(m);
 }

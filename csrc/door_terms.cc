@@ -66,6 +66,22 @@ class Terms {
         return memory.scratch.outside;
     }
 
+    void backward(int64_t shared, int64_t row0, int64_t rows, int64_t key0, int64_t keys, std::uintptr_t raw, std::uintptr_t ds,
+                  int64_t stride, bool masked, const std::vector<std::uintptr_t>& table_grads) const {
+        if (table_grads.size() != static_cast<std::size_t>(terms().num_tables)) {
+            throw qkv::GraphError("a backward has not one gradient for each table");
+        }
+        Memory memory(terms());
+        const qkv::Place place{shared, row0, rows, key0, keys};
+        const auto call = [&]<class T>(T*, auto function) {
+            std::vector<T*> grads;
+            for (std::uintptr_t grad : table_grads) grads.push_back(reinterpret_cast<T*>(grad));
+            function(terms(), place, reinterpret_cast<const T*>(raw), stride, reinterpret_cast<T*>(ds), stride, masked, grads.data(), memory.scratch);
+        };
+        if (terms().wide) call(static_cast<double*>(nullptr), qkv::target().terms_backward_d);
+        else call(static_cast<float*>(nullptr), qkv::target().terms_backward_f);
+    }
+
     int rows(int64_t shared, int64_t row0, int64_t rows, int64_t key0, int64_t keys, std::uintptr_t out, int64_t stride) const {
         Memory memory(terms());
         qkv::target().terms_rows(terms(), {shared, row0, rows, key0, keys}, reinterpret_cast<int32_t*>(out), stride, memory.scratch);
@@ -131,6 +147,8 @@ void register_terms(nb::module_& m) {
         .def("verdict", &Terms::verdict, nb::arg("shared"), nb::arg("row0"), nb::arg("rows"), nb::arg("key0"), nb::arg("keys"))
         .def("evaluate", &Terms::evaluate, nb::arg("shared"), nb::arg("row0"), nb::arg("rows"), nb::arg("key0"), nb::arg("keys"),
              nb::arg("s"), nb::arg("stride"), nb::arg("masked"))
+        .def("backward", &Terms::backward, nb::arg("shared"), nb::arg("row0"), nb::arg("rows"), nb::arg("key0"), nb::arg("keys"),
+             nb::arg("raw"), nb::arg("ds"), nb::arg("stride"), nb::arg("masked"), nb::arg("table_grads"))
         .def("rows", &Terms::rows, nb::arg("shared"), nb::arg("row0"), nb::arg("rows"), nb::arg("key0"), nb::arg("keys"),
              nb::arg("out"), nb::arg("stride"))
         .def_prop_ro("masks", [](const Terms& self) { return self.terms().masks(); })

@@ -30,6 +30,41 @@ template <class E, class T> QKV_INLINE E narrowed_to(T x) {
 QKV_INLINE float natural_log(float x) { return __builtin_logf(x); }
 QKV_INLINE double natural_log(double x) { return __builtin_log(x); }
 
+// The part of a block that rows keep, from the first stretch that is not empty to the last one; false where there is
+// none. `ask(key, width)` is the mask's verdict; `whole` says whether all of the part is kept.
+template <class Ask>
+QKV_INLINE bool kept_stretch(const Ask& ask, int64_t count, int64_t& first, int64_t& last, bool& whole) {
+    first = 0, last = count;
+    if (whole) return true;
+    const Verdict found = ask(0, count);
+    if (found == Verdict::none) return false;
+    whole = found == Verdict::all;
+    if (whole || count <= kStepKeys) return true;
+    int64_t covered = 0;  // keys of stretches that are kept whole
+    bool any = false;
+    for (int64_t step = 0; step < count; step += kStepKeys) {
+        const int64_t width = count - step < kStepKeys ? count - step : kStepKeys;
+        const Verdict part = ask(step, width);
+        if (part == Verdict::none) continue;
+        if (!any) first = step;
+        any = true;
+        last = step + width;
+        if (part == Verdict::all) covered += width;
+    }
+    whole = any && covered == last - first;
+    return any;
+}
+
+// One row of results, times a factor, into its tensor.
+template <class T, class E>
+QKV_INLINE void write_features(const T* from, int64_t count, T factor, E* to, int64_t step) {
+    constexpr int W = Lanes<T>::count;
+    int64_t f = 0;
+    if (step == 1)
+        for (; f + W <= count; f += W) Write<T, E>::to(to + f, load<T>(from + f) * splat<T>(factor));
+    for (; f < count; ++f) to[f * step] = narrowed_to<E>(from[f] * factor);
+}
+
 static bool is_few(const Problem& problem) { return problem.rows.total() <= kFewRows; }
 
 // What a task works in; all of it from one piece of memory.
@@ -139,7 +174,7 @@ template <class T, class E> struct Chunk {
             const auto key_at = [&](int64_t n) { return keys(key0 + n); };
             const auto value_at = [&](int64_t n) { return values(key0 + n); };
             pack_across<T, E>(key_at, count, d, call.k.last, work.k);
-            finite = pack_along<T, E>(value_at, count, count, call.value_size, call.v.last, T(1), work.v);
+            finite = pack_along<T, E, true>(value_at, count, count, call.value_size, call.v.last, T(1), work.v);
         }
         for (int64_t row = 0; row < num_rows; row += kGroupRows) {
             const int rows = static_cast<int>(num_rows - row < kGroupRows ? num_rows - row : kGroupRows);
@@ -147,32 +182,10 @@ template <class T, class E> struct Chunk {
         }
     }
 
-    // The part of a block that a group of rows keeps: from the first stretch that is not empty to the last one.
-    bool kept_part(int64_t row, int rows, int64_t key0, int64_t count, int64_t& first, int64_t& last, bool& whole) const {
-        first = 0, last = count;
-        if (whole) return true;
-        const Verdict found = verdict(row, rows, key0, count);
-        if (found == Verdict::none) return false;
-        whole = found == Verdict::all;
-        if (whole || count <= kStepKeys) return true;
-        int64_t covered = 0;  // keys of stretches that are kept whole
-        bool any = false;
-        for (int64_t step = 0; step < count; step += kStepKeys) {
-            const int64_t width = count - step < kStepKeys ? count - step : kStepKeys;
-            const Verdict part = verdict(row, rows, key0 + step, width);
-            if (part == Verdict::none) continue;
-            if (!any) first = step;
-            any = true;
-            last = step + width;
-            if (part == Verdict::all) covered += width;
-        }
-        whole = any && covered == last - first;
-        return any;
-    }
-
     void group(int64_t row, int rows, int64_t key0, int64_t count, bool whole, bool in_place, bool finite) {
+        const auto ask = [&](int64_t key, int64_t width) { return verdict(row, rows, key0 + key, width); };
         int64_t first, last;
-        if (!kept_part(row, rows, key0, count, first, last, whole)) return;
+        if (!kept_stretch(ask, count, first, last, whole)) return;
         const int tiles = (rows + kBlockRows - 1) / kBlockRows;
         const int64_t left = first / kCols<T> * kCols<T>, right = rounded_up(last, kCols<T>);
         if (in_place) {
@@ -315,7 +328,7 @@ template <class T, class E> struct Chunk {
             const T total = rows.total[n];
             const T factor = !divide ? T(1) : dead ? T(0) : T(1) / total;
             if (divide && dead) memset(work.sums + n * e, 0, sizeof(T) * e);
-            write_row(work.sums + n * e, factor, outputs(n));
+            write_features<T, E>(work.sums + n * e, call.value_size, factor, outputs(n), call.out.last);
             if (call.lse.data)
                 *Items<T>(call, call.rows, call.lse, shared, row0 + n)(0) =
                     dead ? none : rows.level[n] * back + natural_log(total);
@@ -334,14 +347,6 @@ template <class T, class E> struct Chunk {
                     all(0)[m * call.buckets.last] = work.buckets[n * call.num_buckets + m] * factor;
             }
         }
-    }
-
-    void write_row(const T* sums, T factor, E* to) const {
-        constexpr int W = Lanes<T>::count;
-        int64_t f = 0;
-        if (call.out.last == 1)
-            for (; f + W <= call.value_size; f += W) Write<T, E>::to(to + f, load<T>(sums + f) * splat<T>(factor));
-        for (; f < call.value_size; ++f) to[f * call.out.last] = narrowed_to<E>(sums[f] * factor);
     }
 };
 

@@ -139,13 +139,21 @@ template <class T> QKV_INLINE Vec<T> largest_of_each(Vec<T> (&x)[Lanes<T>::count
         x, [](Vec<T> a, Vec<T> b) QKV_LAMBDA { return larger(a, b); });
 }
 
+// 0 for every lane that is not finite, and NaN in `odd` for those.
+template <class T> QKV_INLINE Vec<T> only_finite(Vec<T> x, Vec<T>& odd) {
+    const Vec<T> zero = x * T(0);  // NaN where x is not finite
+    odd += zero;
+    return zero == zero ? x : Vec<T>{};
+}
+
 // Items (rows of a tensor) by the address of each: `at(n)` is the first element, features lie `step` apart.
 //
 // Packed across: [panel][feature][kCols] with an item in each column, those past the last one 0; what a score is the
-// product with. Returns nothing.
-template <class T, class E, class At>
+// product with. `Clean`: elements that are not finite are packed as 0.
+template <class T, class E, bool Clean = false, class At>
 QKV_INLINE void pack_across(At at, int64_t num_items, int64_t features, int64_t step, T* to) {
     constexpr int W = Lanes<T>::count, C = kCols<T>;
+    Vec<T> odd = {};
     for (int64_t first = 0; first < num_items; first += C, to += features * C) {
         for (int part = 0; part < C; part += W) {
             const E* from[W];
@@ -160,20 +168,24 @@ QKV_INLINE void pack_across(At at, int64_t num_items, int64_t features, int64_t 
                     for (int n = 0; n < W; ++n) x[n] = n < count ? Read<T, E>::from(from[n] + f) : Vec<T>{};
                     transpose<T>(x);
 #pragma GCC unroll 16
-                    for (int n = 0; n < W; ++n) store<T>(to + (f + n) * C + part, x[n]);
+                    for (int n = 0; n < W; ++n)
+                        store<T>(to + (f + n) * C + part, Clean ? only_finite<T>(x[n], odd) : x[n]);
                 }
             }
-            for (; f < features; ++f)
-                for (int n = 0; n < W; ++n)
-                    to[f * C + part + n] = n < count ? static_cast<T>(widened(from[n][f * step])) : T(0);
+            for (; f < features; ++f) {
+                for (int n = 0; n < W; ++n) {
+                    const T x = n < count ? static_cast<T>(widened(from[n][f * step])) : T(0);
+                    to[f * C + part + n] = Clean && x - x != T(0) ? T(0) : x;
+                }
+            }
         }
     }
 }
 
 // Packed along: [panel][item][kCols] with a run of features in each panel, those past the last one 0, and items as they
-// come; what weights are multiplied with. `num_rows` >= num_items: the items past the last one are 0. Returns whether
-// every element is finite; those that are not are packed as 0.
-template <class T, class E, class At>
+// come, times `factor`; what weights are multiplied with. The panels have room for `num_rows` >= num_items items, those
+// past the last one 0. Returns whether every element is finite. `Clean`: those that are not are packed as 0.
+template <class T, class E, bool Clean, class At>
 QKV_INLINE bool pack_along(At at, int64_t num_items, int64_t num_rows, int64_t features, int64_t step, T factor, T* to) {
     constexpr int W = Lanes<T>::count, C = kCols<T>;
     Vec<T> odd = {};
@@ -191,9 +203,8 @@ QKV_INLINE bool pack_along(At at, int64_t num_items, int64_t num_rows, int64_t f
                     for (int m = 0; m < W; ++m)
                         if (f + m < features) x[m] = static_cast<T>(widened(from[(f + m) * step]));
                 }
-                odd += x * T(0);  // NaN where x is not finite
-                const Vec<T> zero = x * T(0);
-                store<T>(out + part, (zero == zero ? x : Vec<T>{}) * splat<T>(factor));
+                const Vec<T> sound = only_finite<T>(x, odd);
+                store<T>(out + part, (Clean ? sound : x) * splat<T>(factor));
             }
         }
     }

@@ -189,12 +189,18 @@ static void fold(const RowState<T>& rows, int64_t row0, int count, T* s, int64_t
     }
 }
 
+// 1 / (1 + e^-x) through e^-|x|, which never overflows; exactly 0 at -infinity.
+template <class T> QKV_INLINE Vec<T> sigmoid_weight(Vec<T> x) {
+    const Vec<T> one = splat<T>(T(1)), size = x < Vec<T>{} ? x : -x;
+    const Vec<T> small = exponential(size), quotient = one / (one + small);
+    return x < Vec<T>{} ? small * quotient : quotient;
+}
+
 // Sigmoid weights need no level; the largest score is noted where it is wanted.
 template <class T>
 static void fold_sigmoid(const RowState<T>& rows, int64_t row0, int count, T* s, int64_t stride, int64_t first,
                          int64_t last, int64_t key0, T bias, bool place, T* shrink) {
     constexpr int W = Lanes<T>::count;
-    const Vec<T> one = splat<T>(T(1));
     for (int r = 0; r < count; ++r) {
         T* row = s + r * stride;
         const T best = largest_lane<T>(largest_of<T>(row, first, last));
@@ -203,11 +209,7 @@ static void fold_sigmoid(const RowState<T>& rows, int64_t row0, int count, T* s,
         else if (best > rows.best[row0 + r])
             rows.best[row0 + r] = best;
         for (int64_t n = first; n < last; n += W) {
-            // e^-|x| never overflows; x above 0 takes the other side's quotient.
-            const Vec<T> x = load<T>(row + n) + splat<T>(bias);
-            const Vec<T> size = x < Vec<T>{} ? x : -x;
-            const Vec<T> small = exponential(size), quotient = one / (one + small);
-            store<T>(row + n, x < Vec<T>{} ? small * quotient : quotient);
+            store<T>(row + n, sigmoid_weight<T>(load<T>(row + n) + splat<T>(bias)));
         }
         shrink[r] = T(1);
     }

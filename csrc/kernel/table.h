@@ -3,6 +3,9 @@
 
 #include "../target_table.h"
 #include "entry.h"
+#include "entry_backward.h"
+#include "probe.h"
+#include "vec.h"
 
 #define QKV_TEXT_OF(name) #name
 #define QKV_TEXT(name) QKV_TEXT_OF(name)
@@ -17,9 +20,24 @@ constinit const Target table{
     .forward_schedule = forward_schedule,
     .forward_task = forward_task,
     .forward_merge = forward_merge,
+    .backward_schedule = backward_schedule,
+    .backward_slot = backward_slot,
+    .backward_merge = backward_merge,
     .terms_f = apply_terms<float>,
     .terms_d = apply_terms<double>,
+    .terms_backward_f = terms_backward<float>,
+    .terms_backward_d = terms_backward<double>,
     .terms_rows = pair_rows,
+    .probe = {
+        .fma_f32 = &probe_fma<float>,
+        .fma_f64 = &probe_fma<double>,
+        .fma_bf16 = &probe_bf16,
+        .flops_f32 = kProbeFlops<float>,
+        .flops_f64 = kProbeFlops<double>,
+        .flops_bf16 = kProbeFlopsBf16,
+        .read = &probe_read,
+        .read_group = kReadGroup,
+    },
 };
 
 }  // namespace qkv::QKV_TARGET

@@ -409,6 +409,8 @@ class Running {
     }
 
     const void* at(const Reference& reference) const { return origins_[static_cast<int>(reference.base)] + reference.offset; }
+    // The same without what the last row moved it by.
+    const void* first(const Reference& reference) const { return memory_ + reference.offset; }
     const Program& program() const { return *program_; }
     int64_t diagonals() const { return tile_.place.keys + tile_.spread; }
     int64_t back(int64_t r) const { return tile_.back[r]; }
@@ -526,6 +528,149 @@ inline void pair_rows(const Terms& terms, const Place& place, int32_t* out, int6
             for (int64_t k = 0; k < tile.keys; ++k) to[k] = value[one ? 0 : k];
             if (rows.program().num_checks) note_outside(rows, tile.keys, nullptr, false, scratch);
         }
+    });
+}
+
+// to[k] = kept[k] ? incoming[k] * slope[k] : 0; a slope may be NaN where a pair is dropped.
+template <class T>
+inline void weigh(int64_t n, T* to, const T* incoming, const void* kept, bool one_kept, const void* slope, bool one_slope) {
+    const auto* keep = static_cast<const strips::Alias<int32_t>*>(kept);
+    const auto* by = static_cast<const strips::Alias<T>*>(slope);
+    if (one_kept && !*keep) {
+        for (int64_t k = 0; k < n; ++k) to[k] = 0;
+        return;
+    }
+    const T one = one_slope ? *by : T(0);
+#pragma GCC ivdep
+    for (int64_t k = 0; k < n; ++k) to[k] = incoming[k] * (one_slope ? one : by[k]);
+    if (one_kept) return;
+#pragma GCC ivdep
+    for (int64_t k = 0; k < n; ++k) to[k] = keep[k] ? to[k] : T(0);
+}
+
+template <class T> QKV_INLINE T sum_of(const T* from, int64_t n) {
+    Vec<T> sums{};
+    int64_t k = 0;
+    for (; k + Lanes<T>::count <= n; k += Lanes<T>::count) sums += load(from + k);
+    T out = sum_lanes<T>(sums);
+    for (; k < n; ++k) out += from[k];
+    return out;
+}
+
+// The gradients of the tables that one tile's rows read. What several rows add to the same strip of elements (along
+// keys or diagonals) is summed before it goes to the table, for the first lookup of that kind.
+template <class T> class Gathering {
+  public:
+    Gathering(Running& running, T* const* table_grads, int64_t keys, Scratch& scratch)
+        : running_(running), grads_(table_grads), keys_(keys), products_(reinterpret_cast<T*>(scratch.memory)),
+          sums_(products_ + kTileKeys + kTileSpread) {
+        const Program& program = running.program();
+        for (int32_t n = 0; n < program.num_scatters && summed_ < 0; ++n) {
+            const Scatter& scatter = program.scatters[n];
+            const bool along = scatter.strip.cls == Class::key || scatter.strip.cls == Class::diagonal;
+            if (scatter.how == Scatter::How::strip && along && scatter.scalar.cls == Class::uniform && grads_[scatter.table]) summed_ = n;
+        }
+        if (summed_ >= 0) for (int64_t k = 0; k < running.diagonals(); ++k) sums_[k] = 0;
+    }
+
+    void row(int64_t r, const T* incoming, const void* kept, bool one_kept) {
+        const Program& program = running_.program();
+        for (int32_t n = 0; n < program.num_scatters; ++n) {
+            const Scatter& scatter = program.scatters[n];
+            T* to = grads_[scatter.table];
+            if (!to) continue;
+            weigh(keys_, products_, incoming, kept, one_kept, running_.at(scatter.value), one_for_row(scatter.value));
+            if (n == summed_) {
+                T* sums = sums_ + (scatter.strip.cls == Class::diagonal ? running_.back(r) : 0);
+#pragma GCC ivdep
+                for (int64_t k = 0; k < keys_; ++k) sums[k] += products_[k];
+                continue;
+            }
+            to += *static_cast<const int64_t*>(running_.at(scatter.scalar));
+            if (scatter.how == Scatter::How::one) {
+                *to += sum_of(products_, keys_);
+            } else if (scatter.how == Scatter::How::line) {
+                if (scatter.step == 1) {
+#pragma GCC ivdep
+                    for (int64_t k = 0; k < keys_; ++k) to[k] += products_[k];
+                } else {
+                    for (int64_t k = 0; k < keys_; ++k) to[k * scatter.step] += products_[k];
+                }
+            } else {
+                const auto* at = static_cast<const int64_t*>(running_.at(scatter.strip));
+                for (int64_t k = 0; k < keys_; ++k) to[at[k]] += products_[k];
+            }
+        }
+    }
+
+    // After the last row.
+    void finish() {
+        if (summed_ < 0) return;
+        const Scatter& scatter = running_.program().scatters[summed_];
+        T* to = grads_[scatter.table] + *static_cast<const int64_t*>(running_.at(scatter.scalar));
+        const auto* at = static_cast<const int64_t*>(running_.first(scatter.strip));
+        const int64_t n = scatter.strip.cls == Class::diagonal ? running_.diagonals() : keys_;
+        for (int64_t k = 0; k < n; ++k) to[at[k]] += sums_[k];
+    }
+
+  private:
+    Running& running_;
+    T* const* grads_;
+    int64_t keys_;
+    T* products_;
+    T* sums_;
+    int32_t summed_ = -1;
+};
+
+template <class T>
+inline void backward_of_tile(const Terms& terms, const Place& place, const T* raw, int64_t raw_stride, T* ds, int64_t stride,
+                             bool masked, T* const* table_grads, Scratch& scratch) {
+    constexpr int32_t always = -1;
+    constexpr T unchanged = 1;
+    const auto with = [&](Running* keep, Running* slopes, Gathering<T>* tables) {
+        for (int64_t r = 0; r < place.rows; ++r) {
+            T* row = ds + r * stride;
+            const void* kept = &always;
+            bool one_kept = true;
+            if (keep) {
+                keep->row(r, nullptr);
+                kept = keep->at(keep->program().result), one_kept = one_for_row(keep->program().result);
+            }
+            const void* slope = &unchanged;
+            bool one_slope = true;
+            if (slopes) {
+                slopes->row(r, raw + r * raw_stride);
+                if (tables) tables->row(r, row, kept, one_kept);
+                slope = slopes->at(slopes->program().result), one_slope = one_for_row(slopes->program().result);
+            }
+            weigh(place.keys, row, row, kept, one_kept, slope, one_slope);
+        }
+    };
+    const bool changes = terms.backward.general.present;
+    const auto with_slopes = [&](Running* keep) {
+        if (!changes) return with(keep, nullptr, nullptr);
+        Running slopes(terms.backward, terms, place, scratch);
+        if (!slopes.program().num_scatters || !table_grads) return with(keep, &slopes, nullptr);
+        Gathering<T> tables(slopes, table_grads, place.keys, scratch);
+        with(keep, &slopes, &tables);
+        tables.finish();
+    };
+    if (masked && terms.masks()) {
+        Running keep(terms.keep, terms, place, scratch);
+        with_slopes(&keep);
+    } else if (changes) {
+        with_slopes(nullptr);
+    }
+}
+
+// `ds`, the gradients of the scores after every term, become those of the scaled products `raw`; 0 where a pair is
+// dropped. What tables get is added to table_grads[n], dense and by the number of the table; null where none is wanted.
+// The terms were bound with gradients.
+template <class T>
+inline void terms_backward(const Terms& terms, const Place& place, const T* raw, int64_t raw_stride, T* ds, int64_t stride,
+                           bool masked, T* const* table_grads, Scratch& scratch) {
+    over_tiles(place, [&](const Place& tile, int64_t r, int64_t k) {
+        backward_of_tile(terms, tile, raw + r * raw_stride + k, raw_stride, ds + r * stride + k, stride, masked, table_grads, scratch);
     });
 }
 

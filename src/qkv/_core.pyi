@@ -15,6 +15,12 @@ def cpu_target() -> str:
 def use_cpu_target(name: str) -> None:
     """Uses the named target from now on; "" chooses anew."""
 
+def probe_fma_flops(num_threads: int, dtype: str) -> float:
+    """Floating-point operations in a second by multiply-adds in registers alone, measured."""
+
+def probe_read_bandwidth(num_threads: int, bytes: int) -> float:
+    """Bytes read in a second from an array of this size that is read again and again, measured."""
+
 def compiler() -> str:
     """Name and version of the compiler that built this module."""
 
@@ -64,6 +70,23 @@ class Terms:
         self, shared: int, row0: int, rows: int, key0: int, keys: int, s: int, stride: int, masked: bool
     ) -> int:
         """Changes the scores at address ``s`` in place; the node of a lookup that left its table, or -1."""
+
+    def backward(
+        self,
+        shared: int,
+        row0: int,
+        rows: int,
+        key0: int,
+        keys: int,
+        raw: int,
+        ds: int,
+        stride: int,
+        masked: bool,
+        table_grads: list[int],
+    ) -> None:
+        """Changes gradients of the scores at address ``ds`` into those of the scaled products at ``raw``, and adds to
+        the dense gradients of the tables; address 0 for a table that needs none.
+        """
 
     def rows(self, shared: int, row0: int, rows: int, key0: int, keys: int, out: int, stride: int) -> int:
         """Writes which row of the table of values each pair reads, as int32; returns as ``evaluate``."""

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 
+from . import limits
+from .errors import LimitError, SpecError
+
 _MISSING = """qkv's compiled core (qkv._core) is not built for this Python: {reason}
   A wheel brings it along; a source tree builds it. In a checkout, with a C++20 compiler present:
     make
@@ -99,6 +102,54 @@ def using_cpu_target(name: str) -> Generator[None]:
         core.use_cpu_target(before)
 
 
+def probe_fma_flops(num_threads: int, dtype: str = "float32") -> float:
+    """Return the floating-point operations in a second that ``num_threads`` threads reach together, measured.
+
+    A loop of independent multiply-adds in registers, with the vectors of the target in use; a multiply-add counts
+    twice. ``dtype`` is ``"float32"``, ``"float64"`` or ``"bfloat16"``, the last being float32 where the target has no
+    instruction for it. The best of eight trials, in about a tenth of a second: what no kernel of this type exceeds.
+
+    Raises ``SpecError`` for fewer than 1 thread or another ``dtype``, ``LimitError`` for more threads than
+    ``limits.PROBE_THREADS``, and ``ImportError`` when the compiled core is not built.
+
+    >>> from qkv.core import probe_fma_flops
+    >>> probe_fma_flops(1) > 1e6
+    True
+    """
+    _check_threads("probe_fma_flops", num_threads)
+    if dtype not in ("float32", "float64", "bfloat16"):
+        raise SpecError(
+            f'probe_fma_flops: dtype={dtype!r:.80} is not known.\n  Give "float32", "float64" or "bfloat16".'
+        )
+    return _load().probe_fma_flops(num_threads, dtype)
+
+
+def probe_read_bandwidth(num_threads: int, num_bytes: int = 1 << 28) -> float:
+    """Return the bytes in a second that ``num_threads`` threads read together, measured.
+
+    Each thread reads its own part of an array of ``num_bytes`` (rounded to whole pages) again and again, at four places
+    in turn; the best of eight trials. An array larger than the caches says what memory gives, a smaller one what a
+    kernel gets that is called again on the same tensors.
+
+    Raises ``SpecError`` for fewer than 1 thread or byte, ``LimitError`` for more than ``limits.PROBE_THREADS`` threads
+    or ``limits.PROBE_BYTES``, ``MemoryError`` where the array does not fit, and ``ImportError`` when the compiled core
+    is not built.
+
+    >>> from qkv.core import probe_read_bandwidth
+    >>> probe_read_bandwidth(1, 1 << 20) > 1e6
+    True
+    """
+    _check_threads("probe_read_bandwidth", num_threads)
+    if num_bytes < 1:
+        raise SpecError(f"probe_read_bandwidth: num_bytes={num_bytes} is nothing to read.\n  Give at least 1.")
+    if num_bytes > limits.PROBE_BYTES:
+        raise LimitError(
+            f"probe_read_bandwidth: num_bytes={num_bytes} is more than {limits.PROBE_BYTES}.\n"
+            "  An array of some times the largest cache says all that there is to learn."
+        )
+    return _load().probe_read_bandwidth(num_threads, num_bytes)
+
+
 def compiler() -> str:
     """Return name and version of the compiler that built the core, such as ``gcc 12.2.0``.
 
@@ -113,6 +164,17 @@ def compiler() -> str:
 
 def loaded():  # no annotation: what is inferred is the module itself, as its stub file describes it
     """Return the compiled module; ``ImportError`` says what to do where it is not built."""
+def _check_threads(function: str, num_threads: int) -> None:
+    if num_threads < 1:
+        raise SpecError(f"{function}: num_threads={num_threads} does nothing.\n  Give at least 1.")
+    if num_threads > limits.PROBE_THREADS:
+        raise LimitError(
+            f"{function}: num_threads={num_threads} is more than {limits.PROBE_THREADS}.\n"
+            '  Give the number of processors: cpu_sizes()["num_threads"].'
+        )
+
+
+def _load():  # no annotation: what is inferred is the module itself, as its stub file describes it
     try:
         from qkv import _core
     except ImportError as error:

@@ -42,3 +42,9 @@ SCORE_TERMS: Final = 32
 
 # Counting a mask takes time in proportion to the longer side, about four seconds at this length.
 COUNTED_POSITIONS: Final = 1 << 27
+
+# A probe starts a thread of the system's for each, and more than there are processors measure nothing.
+PROBE_THREADS: Final = 1024
+
+# A probe's array is written once and read a dozen times; the largest caches hold a gigabyte.
+PROBE_BYTES: Final = 1 << 33

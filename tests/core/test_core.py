@@ -8,12 +8,13 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from qkv import core
-from qkv.errors import TargetError
+from qkv import core, limits
+from qkv.errors import LimitError, SpecError, TargetError
 
 ROOT = Path(__file__).parents[2]
 CPUINFO = Path("/proc/cpuinfo")
@@ -103,6 +104,40 @@ def test_a_target_is_used_inside_a_block_and_not_after_it() -> None:
     with pytest.raises(ZeroDivisionError), core.using_cpu_target("portable"):
         1 / 0  # noqa: B018 - the block fails
     assert core.cpu_target() == before
+
+
+@pytest.mark.parametrize("target", core.cpu_targets())
+def test_what_the_machine_reaches_is_measured(target: str) -> None:
+    with core.using_cpu_target(target):
+        for dtype in ("float32", "float64", "bfloat16"):
+            assert 1e6 < core.probe_fma_flops(1, dtype) < 1e13
+        assert 1e6 < core.probe_read_bandwidth(2, 1 << 20) < 1e14
+        assert core.probe_read_bandwidth(3, 1) > 1e6  # a page for each thread at least
+
+
+def test_a_probe_refuses_what_it_cannot_measure() -> None:
+    def message(kind: type[Exception], run: Callable[[], object]) -> str:
+        with pytest.raises(kind) as caught:
+            run()
+        return str(caught.value)
+
+    assert message(SpecError, lambda: core.probe_fma_flops(0)) == (
+        "probe_fma_flops: num_threads=0 does nothing.\n  Give at least 1."
+    )
+    assert message(LimitError, lambda: core.probe_read_bandwidth(limits.PROBE_THREADS + 1)) == (
+        "probe_read_bandwidth: num_threads=1025 is more than 1024.\n"
+        '  Give the number of processors: cpu_sizes()["num_threads"].'
+    )
+    assert message(SpecError, lambda: core.probe_fma_flops(1, "float16")) == (
+        'probe_fma_flops: dtype=\'float16\' is not known.\n  Give "float32", "float64" or "bfloat16".'
+    )
+    assert message(SpecError, lambda: core.probe_read_bandwidth(1, 0)) == (
+        "probe_read_bandwidth: num_bytes=0 is nothing to read.\n  Give at least 1."
+    )
+    assert message(LimitError, lambda: core.probe_read_bandwidth(1, limits.PROBE_BYTES + 1)) == (
+        "probe_read_bandwidth: num_bytes=8589934593 is more than 8589934592.\n"
+        "  An array of some times the largest cache says all that there is to learn."
+    )
 
 
 def test_the_compiler_is_named() -> None:

@@ -19,6 +19,9 @@ from qkv.terms.values import evaluate
 
 GROUPED = "b (h g) i d, b h j d, b h j e -> b (h g) i e"
 PLAIN = "b h i d, b h j d, b h j e -> b h i e"
+Place = tuple[int, int, int, int, int]
+"""Shared index, first row, rows, first key, keys."""
+
 IMAGE = "b h y x d, b h m n d, b h m n e -> b h y x e"
 
 
@@ -44,21 +47,26 @@ class Flat:
 
     bound: Bound
     program: Compiled
+    order: tuple[str, ...]
     shared: int
     rows: int
     keys: int
 
     @staticmethod
-    def of(bound: Bound, gradients: tuple[Captured, ...] | None = None) -> Flat:
+    def of(
+        bound: Bound, gradients: tuple[Captured, ...] | None = None, rows: tuple[str, ...] | None = None
+    ) -> Flat:
+        """The call with its query-only coordinates in the order ``rows``."""
         sizes, lowered = bound.frame.sizes, bound.lowered
-        counts = [math.prod(sizes[n] for n in group) for group in (lowered.shared, lowered.query_order, lowered.key)]
-        return Flat(bound, compiled(bound, gradients), *counts)
+        groups = (lowered.shared, rows or lowered.query_order, lowered.key)
+        counts = [math.prod(sizes[n] for n in group) for group in groups]
+        return Flat(bound, compiled(bound, gradients), tuple(n for group in groups for n in group), *counts)
 
     def flat(self, values: Tensor) -> Tensor:
         """Values over the axes of a score, as the core counts them."""
-        return values.broadcast_to([self.bound.frame.sizes[n] for n in self.bound.places.names]).reshape(
-            self.shared, self.rows, self.keys
-        )
+        names = self.bound.places.names
+        whole = values.broadcast_to([self.bound.frame.sizes[n] for n in names])
+        return whole.permute([names.index(n) for n in self.order]).reshape(self.shared, self.rows, self.keys)
 
     def raw(self) -> Tensor:
         """Scores to start from: sizes from tiny to large, all finite."""
@@ -69,7 +77,10 @@ class Flat:
 
     def unflat(self, values: Tensor) -> Tensor:
         """The inverse of ``flat``."""
-        return values.reshape([self.bound.frame.sizes[n] for n in self.bound.places.names])
+        names = self.bound.places.names
+        return values.reshape([self.bound.frame.sizes[n] for n in self.order]).permute(
+            [self.order.index(n) for n in names]
+        )
 
     def mask(self) -> Tensor:
         """Which pairs are kept, by the reader for values."""
@@ -87,7 +98,7 @@ class Flat:
             value = self.flat(evaluate(node, environment(self.bound, {}, dtype, self.unflat(raw))))
         return value.masked_fill(~self.mask(), -math.inf)
 
-    def places(self) -> list[tuple[int, int, int, int, int]]:
+    def places(self) -> list[Place]:
         """Places of many forms: whole, single rows and keys, tiles that start and end anywhere."""
         shared = sorted({0, self.shared // 2, self.shared - 1})
         rows = [(0, self.rows), (self.rows // 3, 1), (self.rows // 2, self.rows - self.rows // 2)]
@@ -95,7 +106,7 @@ class Flat:
         return [(s, *r, *k) for s, r, k in itertools.product(shared, rows, keys)]
 
 
-def at(values: Tensor, place: tuple[int, int, int, int, int]) -> Tensor:
+def at(values: Tensor, place: Place) -> Tensor:
     """The part of values [shared, rows, keys] at a place."""
     shared, row0, rows, key0, keys = place
     return values[shared, row0 : row0 + rows, key0 : key0 + keys]

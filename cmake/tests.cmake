@@ -31,6 +31,7 @@ function(qkv_add_fuzz name num_inputs)
 endfunction()
 
 qkv_add_fuzz(graph 300)
+qkv_add_fuzz(attention 40)
 
 # Processes that end while threads of the pool watch, sleep, or are in the middle of a task of an hour.
 foreach(moment RANGE 2)

@@ -95,11 +95,33 @@ Kind result_kind(Op op, const std::vector<Node>& nodes, const Node& node) {
     }
 }
 
+// A node whose kind is allowed, or -1.
+template <class Allowed>
+std::int32_t pick(Input& in, const std::vector<Node>& nodes, const Allowed& allowed) {
+    const auto count = static_cast<std::int64_t>(nodes.size()), start = count > 0 ? in.range(0, count - 1) : 0;
+    for (std::int64_t n = 0; n < count; ++n) {
+        const std::int64_t at = (start + n) % count;
+        if (allowed(nodes[static_cast<std::size_t>(at)].kind)) return static_cast<std::int32_t>(at);
+    }
+    return -1;
+}
+
+bool wants_truth(Op op, int operand) {
+    return (op >= Op::logical_and && op <= Op::logical_not) || (op == Op::select && operand == 0);
+}
+
 Node make_node(Input& in, const Parts& parts, const std::vector<OwnedTable>& tables) {
     Node node{};
     const auto count = static_cast<std::int64_t>(parts.nodes.size());
     node.op = static_cast<Op>(count < 4 ? in.range(0, 3) : in.range(0, static_cast<int>(Op::count) - 1));
-    for (int n = 0; n < arity_of(node.op); ++n) node.operands[n] = static_cast<std::int32_t>(in.range(0, count - 1));
+    if (node.op == Op::score && !in.one_in(4)) node.op = Op::position;  // a mask that reads the score is refused
+    if (node.op == Op::lookup && tables.empty()) node.op = Op::index;
+    const auto is_truth = [](Kind kind) { return kind == Kind::boolean; };
+    const auto is_any = [](Kind) { return true; };
+    if (wants_truth(node.op, 0) && pick(in, parts.nodes, is_truth) < 0) node.op = Op::lt;
+    for (int n = 0; n < arity_of(node.op); ++n) {
+        node.operands[n] = wants_truth(node.op, n) ? pick(in, parts.nodes, is_truth) : pick(in, parts.nodes, is_any);
+    }
     node.kind = result_kind(node.op, parts.nodes, node);
     if (node.op == Op::constant) {
         node.kind = static_cast<Kind>(in.range(0, 2));
@@ -111,18 +133,27 @@ Node make_node(Input& in, const Parts& parts, const std::vector<OwnedTable>& tab
         node.which = static_cast<std::int32_t>(in.range(0, static_cast<std::int64_t>(tables.size()) - 1));
         const TableParts& table = tables[static_cast<std::size_t>(node.which)].parts;
         node.kind = kind_of(table.table.elements);
-        for (std::size_t n = 0; n < table.sizes.size(); ++n) node.indices.push_back(static_cast<std::int32_t>(in.range(0, count - 1)));
+        for (std::size_t n = 0; n < table.sizes.size(); ++n) {
+            node.indices.push_back(pick(in, parts.nodes, [](Kind kind) { return kind != Kind::real; }));
+        }
     }
-    if (in.one_in(200)) node.operands[in.range(0, 2)] = static_cast<std::int32_t>(in.word());
-    if (in.one_in(200)) node.which = static_cast<std::int32_t>(in.word());
-    if (in.one_in(200)) node.kind = static_cast<Kind>(in.byte());
-    if (in.one_in(200)) node.op = static_cast<Op>(in.byte());
     return node;
+}
+
+// What no caller would give.
+void spoil(Input& in, Node& node) {
+    switch (in.range(0, 4)) {
+        case 0: node.operands[in.range(0, 2)] = static_cast<std::int32_t>(in.word()); break;
+        case 1: node.which = static_cast<std::int32_t>(in.word()); break;
+        case 2: node.kind = static_cast<Kind>(in.byte()); break;
+        case 3: node.op = static_cast<Op>(in.byte()); break;
+        default: node.indices.assign(static_cast<std::size_t>(in.range(0, 70)), static_cast<std::int32_t>(in.range(-1, 40)));
+    }
 }
 
 // The last node of this kind, or -1; now and then a number that is no node.
 std::int32_t last_of(Input& in, const Parts& parts, Kind kind) {
-    if (in.one_in(100)) return static_cast<std::int32_t>(in.word());
+    if (in.one_in(200)) return static_cast<std::int32_t>(in.word());
     for (auto n = static_cast<std::int32_t>(parts.nodes.size()); n-- > 0;) {
         if (parts.nodes[static_cast<std::size_t>(n)].kind == kind) return n;
     }
@@ -197,6 +228,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     parts.num_coordinates = static_cast<std::int32_t>(coordinates.size());
     parts.num_tables = static_cast<std::int32_t>(tables.size());
     for (std::int64_t n = in.range(1, 30); n > 0; --n) parts.nodes.push_back(make_node(in, parts, tables));
+    if (in.one_in(8)) spoil(in, parts.nodes[static_cast<std::size_t>(in.range(0, static_cast<std::int64_t>(parts.nodes.size()) - 1))]);
     if (!in.one_in(6)) parts.keep = last_of(in, parts, Kind::boolean);
     if (in.one_in(3)) parts.score = last_of(in, parts, Kind::real);
     std::vector<TableParts> given;

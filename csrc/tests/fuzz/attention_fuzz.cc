@@ -227,10 +227,17 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     Forward call;
     call.element = static_cast<Element>(in.range(0, 3));
     const Element working = call.element == Element::f64 ? Element::f64 : Element::f32;
-    const bool long_keys = in.one_in(12);  // enough of them to be split
-    call.shared = axes_of(in, 2, long_keys ? 1 : 3, 1);
-    call.rows = axes_of(in, 2, long_keys ? 3 : in.one_in(4) ? 130 : 20, 1);
-    call.keys = axes_of(in, 2, long_keys ? 2500 : in.one_in(3) ? 300 : 40, in.one_in(10) ? 0 : 1);
+    call.shared = axes_of(in, 2, 3, 1);
+    call.rows = axes_of(in, 2, in.one_in(4) ? 130 : 20, 1);
+    call.keys = axes_of(in, 2, in.one_in(3) ? 300 : 40, in.one_in(10) ? 0 : 1);
+    switch (in.range(0, 11)) {  // so many keys, or rows, that the work of one problem is cut
+        case 0: call.keys.size[0] = in.range(2048, 2600), call.keys.count = 1; break;
+        case 1: call.rows.size[0] = in.range(390, 800), call.rows.count = 1, call.keys.size[0] = in.range(1, 9), call.keys.count = 1; break;
+        default: break;
+    }
+    for (int64_t* run : {&call.rows.size[call.rows.count - 1], &call.shared.size[call.shared.count - 1]}) {
+        while (*run > 1 && call.shared.total() * call.rows.total() * call.keys.total() > 8000 && *run < 390) *run = (*run + 1) / 2;
+    }
     call.feature_size = in.range(1, in.one_in(3) ? 70 : 20), call.value_size = in.range(1, in.one_in(3) ? 70 : 20);
     call.scale = static_cast<double>(in.range(-4, 8)) / 8;
     if (in.one_in(5)) call.weighing = Weighing::sigmoid, call.bias = static_cast<double>(in.range(-8, 8)) / 4;

@@ -9,6 +9,7 @@
 
 namespace nb = nanobind;
 
+void register_attention(nanobind::module_& m);  // door_attention.cc
 void register_terms(nanobind::module_& m);  // door_terms.cc
 
 namespace {
@@ -82,5 +83,6 @@ NB_MODULE(_core, m) {
     m.def("probe_read_bandwidth", &probe_read_bandwidth, nb::arg("num_threads"), nb::arg("bytes"),
           "Bytes read in a second from an array of this size that is read again and again, measured.");
     m.def("compiler", &qkv::compiler, "Name and version of the compiler that built this module.");
+    register_attention(m);
     register_terms(m);
 }

@@ -90,3 +90,70 @@ class Terms:
 
     def rows(self, shared: int, row0: int, rows: int, key0: int, keys: int, out: int, stride: int) -> int:
         """Writes which row of the table of values each pair reads, as int32; returns as ``evaluate``."""
+
+Strides = tuple[list[int], list[int], int]
+
+class Attention:
+    """Attention calls of one signature, checked."""
+
+    def __init__(
+        self,
+        element: int,
+        shared: list[int],
+        rows: list[int],
+        keys: list[int],
+        feature_size: int,
+        value_size: int,
+        scale: float,
+        weighing: int,
+        bias: float,
+        terms_shared: int,
+        pair_row: list[int],
+        num_buckets: int,
+        views: dict[str, Strides],
+    ) -> None:
+        """Sizes by role; ``views`` holds the strides of each tensor (q, k, v, out, grad, sink, lse, buckets, dq, dk,
+        dv) along shared axes, along rows or keys, and along the last axis. Raises ``InternalError`` for what does not
+        fit.
+        """
+
+    def forward(
+        self,
+        q: int,
+        k: int,
+        v: int,
+        out: int,
+        sink: int = 0,
+        lse: int = 0,
+        level: int = 0,
+        entropy: int = 0,
+        argmax: int = 0,
+        buckets: int = 0,
+        terms: Terms | None = None,
+        dropout: float = 0.0,
+        seed: int = 0,
+        num_threads: int = 1,
+    ) -> int:
+        """Runs one call on tensors at these addresses (0: not wanted); the lookup that left its table, or -1."""
+
+    def backward(
+        self,
+        q: int,
+        k: int,
+        v: int,
+        grad: int,
+        lse: int,
+        delta: int,
+        bucket_grad: int,
+        dq: int,
+        dk: int,
+        dv: int,
+        table_grads: list[int],
+        table_sizes: list[int],
+        tables_apart: bool,
+        terms: Terms | None,
+        dropout: float,
+        seed: int,
+        num_threads: int,
+    ) -> int:
+        """Writes dq, dk, dv where wanted and adds to the tables' dense gradients; as ``forward``."""

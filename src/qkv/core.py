@@ -121,7 +121,7 @@ def probe_fma_flops(num_threads: int, dtype: str = "float32") -> float:
         raise SpecError(
             f'probe_fma_flops: dtype={dtype!r:.80} is not known.\n  Give "float32", "float64" or "bfloat16".'
         )
-    return _load().probe_fma_flops(num_threads, dtype)
+    return loaded().probe_fma_flops(num_threads, dtype)
 
 
 def probe_read_bandwidth(num_threads: int, num_bytes: int = 1 << 28) -> float:
@@ -147,7 +147,21 @@ def probe_read_bandwidth(num_threads: int, num_bytes: int = 1 << 28) -> float:
             f"probe_read_bandwidth: num_bytes={num_bytes} is more than {limits.PROBE_BYTES}.\n"
             "  An array of some times the largest cache says all that there is to learn."
         )
-    return _load().probe_read_bandwidth(num_threads, num_bytes)
+    return loaded().probe_read_bandwidth(num_threads, num_bytes)
+
+
+def is_built() -> bool:
+    """Return whether the compiled core is there for this Python.
+
+    >>> from qkv.core import is_built
+    >>> is_built()
+    True
+    """
+    try:
+        loaded()
+    except ImportError:
+        return False
+    return True
 
 
 def compiler() -> str:
@@ -164,6 +178,13 @@ def compiler() -> str:
 
 def loaded():  # no annotation: what is inferred is the module itself, as its stub file describes it
     """Return the compiled module; ``ImportError`` says what to do where it is not built."""
+    try:
+        from qkv import _core
+    except ImportError as error:
+        raise ImportError(_MISSING.format(reason=error), name="qkv._core") from error
+    return _core
+
+
 def _check_threads(function: str, num_threads: int) -> None:
     if num_threads < 1:
         raise SpecError(f"{function}: num_threads={num_threads} does nothing.\n  Give at least 1.")
@@ -172,11 +193,3 @@ def _check_threads(function: str, num_threads: int) -> None:
             f"{function}: num_threads={num_threads} is more than {limits.PROBE_THREADS}.\n"
             '  Give the number of processors: cpu_sizes()["num_threads"].'
         )
-
-
-def _load():  # no annotation: what is inferred is the module itself, as its stub file describes it
-    try:
-        from qkv import _core
-    except ImportError as error:
-        raise ImportError(_MISSING.format(reason=error), name="qkv._core") from error
-    return _core

@@ -20,7 +20,7 @@ INK: Colour = (45, 45, 45)
 GRID: Colour = (226, 222, 214)
 COLOURS: tuple[Colour, ...] = ((31, 78, 121), (200, 80, 30), (70, 140, 70), (130, 80, 150), (120, 120, 120))
 WIDTH, HEIGHT = 620, 520
-LEFT, RIGHT, TOP, BOTTOM = 84, 24, 58, 62
+LEFT, RIGHT, TOP, BOTTOM = 84, 24, 74, 62
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _panel(
         pen.text((x, up.first + 8), f"{value:,.0f}", fill=INK, font=_font(13), anchor="mt")
     pen.text(((across.first + across.last) / 2, HEIGHT - 14), "tokens", fill=INK, font=_font(13), anchor="mb")
     pen.rectangle((across.first, up.last, across.last, up.first), outline=INK)
-    row = 0
+    key = across.first  # names stand above the axes, where no curve runs
     for series in panel.series:
         if not series.points:
             continue
@@ -104,10 +104,9 @@ def _panel(
         pen.line(line, fill=colour, width=3, joint="curve")
         for x, y in line:
             pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=colour)
-        key = (across.first + 14, up.last + 18 + 20 * row)
-        pen.line((key[0], key[1], key[0] + 24, key[1]), fill=colour, width=3)
-        pen.text((key[0] + 32, key[1]), series.name, fill=INK, font=_font(14), anchor="lm")
-        row += 1
+        pen.line((key, TOP - 18, key + 24, TOP - 18), fill=colour, width=3)
+        pen.text((key + 32, TOP - 18), series.name, fill=INK, font=_font(14), anchor="lm")
+        key += 56 + _font(14).getlength(series.name)
 
 
 def _powers(low: float, high: float, base: int) -> Iterator[float]:

@@ -28,7 +28,11 @@ set(QKV_TARGET_DEFINITIONS)
 # Products may be fused into sums; NaN, infinity and the order of sums are what the source says, so never -ffast-math.
 set(QKV_KERNEL_FLAGS -ffp-contract=fast -fno-math-errno -fno-trapping-math)
 # Optimising what a sanitizer has instrumented costs minutes, and hides accesses from it.
-list(APPEND QKV_KERNEL_FLAGS $<IF:$<BOOL:${QKV_SANITIZE}>,-O0,-O3>)
+if(QKV_SANITIZE)
+  list(APPEND QKV_KERNEL_FLAGS -O0)
+else()
+  list(APPEND QKV_KERNEL_FLAGS -O3)
+endif()
 # Vectors wider than the machine's are passed between functions of one file only.
 list(APPEND QKV_KERNEL_FLAGS -Wno-psabi)
 # gcc's own AVX-512 header makes an "undefined" vector by reading it: gcc.gnu.org/PR105593.

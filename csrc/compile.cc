@@ -395,6 +395,10 @@ class Maker {
             const Value power = run(Strip::power_l, Type::l, {converted(a, Type::l), converted(b, Type::l)});
             return converted(power, type);
         }
+        if (op == Op::pow && parts_.nodes[node.operands[1]].op == Op::constant && two_of(parts_.nodes[node.operands[1]])) {
+            a = converted(a, real_);
+            return run(real(Strip::mul_f, real_), real_, {a, a});
+        }
         Type work = real_;
         if (!real_ones) {
             const auto small = [&](const Value& x) { return x.type != Type::l; };
@@ -433,6 +437,8 @@ class Maker {
         }
         return converted(out, type);
     }
+
+    static bool two_of(const Node& constant) { return constant.kind == Kind::real ? constant.real == 2 : constant.whole == 2; }
 
     Value place_of(const Node& node, Type type, bool along) {
         const bool position = node.op == Op::position;

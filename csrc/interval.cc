@@ -166,23 +166,45 @@ Interval sound(const BoundNode& node, Interval x) {
     }
 }
 
-template <class E> double number(E value) { return static_cast<double>(value); }
-double number(BF16 value) { return widened(value); }
-double number(F16 value) { return widened(value); }
+template <class E> E plain(E value) { return value; }
+float plain(BF16 value) { return widened(value); }
+float plain(F16 value) { return widened(value); }
 
-double element(const Table& table, int64_t at) {
-    const auto read = [&]<class E>(const E* data) { return number(data[at]); };
-    switch (table.elements) {
+// The extremes of each chunk of one line; false where a value is NaN.
+template <class E>
+bool scan(const void* data, int64_t start, int64_t step, int64_t length, int64_t chunk, double* low, double* high) {
+    const E* from = static_cast<const E*>(data) + start;
+    bool sound = true;
+    for (int64_t first = 0; first < length; first += chunk, ++low, ++high) {
+        const int64_t last = std::min(first + chunk, length);
+        auto least = plain(from[first * step]), most = least;
+        bool nan = false;
+        for (int64_t k = first; k < last; ++k) {
+            const auto value = plain(from[k * step]);
+            least = value < least ? value : least;
+            most = value > most ? value : most;
+            nan |= value != value;
+        }
+        sound &= !nan;
+        *low = static_cast<double>(least), *high = static_cast<double>(most);
+    }
+    return sound;
+}
+
+using Scan = bool (*)(const void*, int64_t, int64_t, int64_t, int64_t, double*, double*);
+
+Scan scan_of(Elements elements) {
+    switch (elements) {
         case Elements::boolean:
-        case Elements::u8: return read(static_cast<const uint8_t*>(table.data));
-        case Elements::i8: return read(static_cast<const int8_t*>(table.data));
-        case Elements::i16: return read(static_cast<const int16_t*>(table.data));
-        case Elements::i32: return read(static_cast<const int32_t*>(table.data));
-        case Elements::i64: return read(static_cast<const int64_t*>(table.data));
-        case Elements::f32: return read(static_cast<const float*>(table.data));
-        case Elements::f64: return read(static_cast<const double*>(table.data));
-        case Elements::bf16: return read(static_cast<const BF16*>(table.data));
-        default: return read(static_cast<const F16*>(table.data));
+        case Elements::u8: return scan<uint8_t>;
+        case Elements::i8: return scan<int8_t>;
+        case Elements::i16: return scan<int16_t>;
+        case Elements::i32: return scan<int32_t>;
+        case Elements::i64: return scan<int64_t>;
+        case Elements::f32: return scan<float>;
+        case Elements::f64: return scan<double>;
+        case Elements::bf16: return scan<BF16>;
+        default: return scan<F16>;
     }
 }
 
@@ -214,6 +236,7 @@ std::shared_ptr<const Ranges> Ranges::learn(const TableParts& table) {
     Level all{std::vector<double>(width, kInfinity), std::vector<double>(width, -kInfinity)};
     const bool whole_numbers = table.table.elements < Elements::f32;
     const int64_t step = rank ? table.strides[made->axis_] : 0;
+    const Scan scanned = scan_of(table.table.elements);
     for (int64_t line = 0; line < made->lines_; ++line) {
         int64_t start = 0, rest = line;
         for (int64_t n = rank - 1; n >= 0; --n) {
@@ -221,14 +244,12 @@ std::shared_ptr<const Ranges> Ranges::learn(const TableParts& table) {
             start += rest % table.sizes[n] * table.strides[n];
             rest /= table.sizes[n];
         }
-        for (int64_t k = 0; k < made->length_; ++k) {
-            const double value = element(table.table, start + k * step);
-            if (std::isnan(value) || (whole_numbers && std::abs(value) >= kExact)) return nullptr;
-            const int64_t chunk = k / made->chunk_;
-            double& low = first.low[line * width + chunk];
-            double& high = first.high[line * width + chunk];
-            low = std::min(low, value), high = std::max(high, value);
-            all.low[chunk] = std::min(all.low[chunk], value), all.high[chunk] = std::max(all.high[chunk], value);
+        double* low = first.low.data() + line * width;
+        double* high = first.high.data() + line * width;
+        if (!scanned(table.table.data, start, step, made->length_, made->chunk_, low, high)) return nullptr;
+        for (int64_t k = 0; k < width; ++k) {
+            if (whole_numbers && std::max(std::abs(low[k]), std::abs(high[k])) >= kExact) return nullptr;
+            all.low[k] = std::min(all.low[k], low[k]), all.high[k] = std::max(all.high[k], high[k]);
         }
     }
     const auto grow = [](Ranges& out, Level level, int64_t columns) {
@@ -236,17 +257,17 @@ std::shared_ptr<const Ranges> Ranges::learn(const TableParts& table) {
         out.widths_.push_back(columns);
         while (columns > kRadix) {
             const int64_t next = (columns + kRadix - 1) / kRadix;
-            Level made{std::vector<double>(out.lines_ * next, kInfinity), std::vector<double>(out.lines_ * next, -kInfinity)};
+            Level coarse{std::vector<double>(out.lines_ * next, kInfinity), std::vector<double>(out.lines_ * next, -kInfinity)};
             const Level& last = out.levels_.back();
             for (int64_t line = 0; line < out.lines_; ++line) {
                 for (int64_t k = 0; k < columns; ++k) {
                     const int64_t at = line * next + k / kRadix;
-                    made.low[at] = std::min(made.low[at], last.low[line * columns + k]);
-                    made.high[at] = std::max(made.high[at], last.high[line * columns + k]);
+                    coarse.low[at] = std::min(coarse.low[at], last.low[line * columns + k]);
+                    coarse.high[at] = std::max(coarse.high[at], last.high[line * columns + k]);
                 }
             }
             columns = next;
-            out.levels_.push_back(std::move(made));
+            out.levels_.push_back(std::move(coarse));
             out.widths_.push_back(columns);
         }
     };

@@ -154,21 +154,31 @@ template <class T, class E> struct Chunk {
             if (found == Verdict::none) return;
             whole = found == Verdict::all;
         }
-        if (last - first <= kBlockKeys) return block(first, last - first, whole);
         if (whole) {
-            for (int64_t key = first; key < last; key += kBlockKeys)
-                block(key, last - key < kBlockKeys ? last - key : kBlockKeys, true);
+            const int64_t step = reads_in_place(true) ? kFewKeys : kBlockKeys;
+            for (int64_t key = first; key < last; key += step) block(key, last - key < step ? last - key : step, true);
             return;
         }
+        if (last - first <= kBlockKeys) return block(first, last - first, whole);
         const int64_t blocks = (last - first + kBlockKeys - 1) / kBlockKeys;
         const int64_t middle = first + blocks / 2 * kBlockKeys;
         run(first, middle, false);
         run(middle, last, false);
     }
 
+    // A dropped key must not reach a sum, whatever it holds: only packing looks at values.
+    bool reads_in_place(bool whole) const { return few && whole && call.num_buckets == 0; }
+
+    // Calls go(key_at, value_at) for the items from key0 on.
+    template <class Go> QKV_INLINE void with_places(int64_t key0, const Go& go) const {
+        if (call.keys.count == 1)
+            go(Line<const E>{keys(key0), call.k.item[0]}, Line<const E>{values(key0), call.v.item[0]});
+        else
+            go([&](int64_t n) { return keys(key0 + n); }, [&](int64_t n) { return values(key0 + n); });
+    }
+
     void block(int64_t key0, int64_t count, bool whole) {
-        // A dropped key must not reach a sum, whatever it holds: only packing looks at values.
-        const bool in_place = few && whole && call.num_buckets == 0;
+        const bool in_place = reads_in_place(whole);
         bool finite = true;
         if (!in_place) {
             const auto key_at = [&](int64_t n) { return keys(key0 + n); };
@@ -189,9 +199,11 @@ template <class T, class E> struct Chunk {
         const int tiles = (rows + kBlockRows - 1) / kBlockRows;
         const int64_t left = first / kCols<T> * kCols<T>, right = rounded_up(last, kCols<T>);
         if (in_place) {
-            scores_in_place<T, E>(work.q + row * d, rows, d, [&](int64_t n) { return keys(key0 + n); },
-                                  [&](int64_t n) { return values(key0 + n); }, count, call.k.last, call.value_size,
-                                  work.s, kBlockKeys);
+            const auto go = [&](const auto& key_at, const auto& value_at) {
+                scores_in_place<T, E>(work.q + row * d, rows, d, key_at, value_at, count, call.k.last, call.value_size,
+                                      work.s, kBlockKeys);
+            };
+            with_places(key0, go);
         } else {
             for (int64_t column = left; column < right; column += kCols<T>)
                 for (int tile = 0; tile < tiles; ++tile)
@@ -217,8 +229,11 @@ template <class T, class E> struct Chunk {
         if (call.dropout > 0) drop_weights(row, rows, key0, first, last);
         if (call.num_buckets) add_buckets(row, rows, key0, first, last);
         if (in_place) {
-            values_in_place<T, E>(work.s, kBlockKeys, work.shrink, rows, [&](int64_t n) { return values(key0 + n); },
-                                  count, call.value_size, call.v.last, work.sums + row * e, e);
+            const auto go = [&](const auto&, const auto& value_at) {
+                values_in_place<T, E>(work.s, kBlockKeys, work.shrink, rows, value_at, count, call.value_size, call.v.last,
+                                      work.sums + row * e, e, keys(key0) + count * d);
+            };
+            with_places(key0, go);
             return;
         }
         // Rows past the last one hold scores of queries that are 0; their sums are never read.

@@ -30,4 +30,12 @@ template <class E> struct Items {
     QKV_INLINE E* operator()(int64_t n) const { return base + offset_of(axes, view.item, first + n); }
 };
 
+// The same where items are a step apart: what inner loops can keep in registers.
+template <class E> struct Line {
+    E* base;
+    int64_t step;
+
+    QKV_INLINE E* operator()(int64_t n) const { return base + n * step; }
+};
+
 }  // namespace qkv::QKV_TARGET

@@ -109,16 +109,13 @@ QKV_UNARY(sqrt_f, float, float, __builtin_sqrtf(a))
 QKV_UNARY(sqrt_d, double, double, __builtin_sqrt(a))
 
 // The library's functions, one number after the other.
-#define QKV_LIBRARY(name) \
-    QKV_UNARY(name##_f, float, float, __builtin_##name##f(a)) QKV_UNARY(name##_d, double, double, __builtin_##name(a))
-QKV_LIBRARY(log)
-QKV_LIBRARY(erf)
-QKV_LIBRARY(sin)
-QKV_LIBRARY(cos)
+QKV_UNARY(log_d, double, double, __builtin_log(a))
+QKV_UNARY(erf_d, double, double, __builtin_erf(a))
+QKV_UNARY(sin_d, double, double, __builtin_sin(a))
+QKV_UNARY(cos_d, double, double, __builtin_cos(a))
 QKV_UNARY(exp_d, double, double, __builtin_exp(a))
 QKV_UNARY(tanh_d, double, double, __builtin_tanh(a))
 QKV_UNARY(sigmoid_d, double, double, 1 / (1 + __builtin_exp(-a)))
-QKV_BINARY(pow_f, float, static_cast<float>(__builtin_pow(a, b)))
 QKV_BINARY(pow_d, double, __builtin_pow(a, b))
 
 // Whole numbers that a float cannot be become the lowest one, as the processor's conversion has it.
@@ -199,6 +196,37 @@ template <vf (*function)(vf)> void along(int64_t n, void* out, const void* a, co
         memcpy(to + k, &part, rest);
     }
 }
+
+// Powers of floats: most have a base above 0; where it is not, or a number is not finite, the library is asked.
+QKV_INLINE bool plain_power(float x, float y) {
+    constexpr float largest = 3.402823466e+38f;
+    return x > 0 && x <= largest && y >= -largest && y <= largest;
+}
+
+template <int shape> void powers(int64_t n, void* out, const void* a, const void* b, const void*) {
+    constexpr int64_t step = 64;
+    auto* to = static_cast<float*>(out);
+    const auto* x = static_cast<const float*>(a);
+    const auto* y = static_cast<const float*>(b);
+    float base[step], exponent[step];
+    for (int64_t first = 0; first < n; first += step) {
+        const int64_t count = n - first < step ? n - first : step;
+        for (int64_t k = 0; k < count; ++k) base[k] = x[shape & 1 ? 0 : first + k];
+        for (int64_t k = 0; k < count; ++k) exponent[k] = y[shape & 2 ? 0 : first + k];
+        bool all = true;
+        for (int64_t k = 0; k < count; ++k) all &= plain_power(base[k], exponent[k]);
+        for (int64_t k = 0; k < count; ++k) to[first + k] = static_cast<float>(power_of(base[k], exponent[k]));
+        if (all) continue;
+        for (int64_t k = 0; k < count; ++k) {
+            if (!plain_power(base[k], exponent[k])) to[first + k] = static_cast<float>(__builtin_pow(base[k], exponent[k]));
+        }
+    }
+}
+
+inline vf log_v(vf x) { return logarithm(x); }
+inline vf sin_v(vf x) { return turned<0>(x); }
+inline vf cos_v(vf x) { return turned<1>(x); }
+inline vf erf_v(vf x) { return error_function(x); }
 inline vf exp_v(vf x) { return exponential_anywhere(x); }
 inline vf tanh_v(vf x) { return tanh_of(x); }
 inline vf sigmoid_v(vf x) { return sigmoid_of(x); }
@@ -212,10 +240,22 @@ template <> QKV_INLINE double element<double, F16>(F16 value) { return widened(v
 struct Boolean { uint8_t byte; };
 template <> QKV_INLINE int32_t element<int32_t, Boolean>(Boolean value) { return value.byte ? -1 : 0; }
 
+template <class R, class E> struct ReadByVectors { static constexpr bool value = false; };
+template <> struct ReadByVectors<float, F16> { static constexpr bool value = true; };
+template <> struct ReadByVectors<float, BF16> { static constexpr bool value = true; };
+
 template <class R, class E> void line(int64_t n, void* out, const void* a, const void* b, const void* c) {
     const int64_t step = *static_cast<const int64_t*>(a), start = *static_cast<const int64_t*>(b);
     const auto* from = static_cast<const E*>(static_cast<const Table*>(c)->data) + start;
     auto* to = static_cast<Alias<R>*>(out);
+    if constexpr (ReadByVectors<R, E>::value) {
+        if (step == 1) {
+            int64_t k = 0;
+            for (; k + kLanes <= n; k += kLanes) store<float>(static_cast<float*>(out) + k, Read<float, E>::from(from + k));
+            for (; k < n; ++k) to[k] = element<R, E>(from[k]);
+            return;
+        }
+    }
     if (step == 1) {
 #pragma GCC ivdep
         for (int64_t k = 0; k < n; ++k) to[k] = element<R, E>(from[k]);
@@ -275,12 +315,17 @@ QKV_LOAD_SHAPES(f16_d, double, F16)
 #define QKV_SHAPES_ALL(name) QKV_SHAPES(name##_i) QKV_SHAPES(name##_l) QKV_SHAPES_REAL(name)
 QKV_SHAPES_ALL(add) QKV_SHAPES_ALL(sub) QKV_SHAPES_ALL(mul) QKV_SHAPES_ALL(floordiv) QKV_SHAPES_ALL(mod)
 QKV_SHAPES_ALL(min) QKV_SHAPES_ALL(max) QKV_SHAPES_ALL(lt) QKV_SHAPES_ALL(le) QKV_SHAPES_ALL(eq) QKV_SHAPES_ALL(ne)
-QKV_SHAPES_ALL(neg) QKV_SHAPES_ALL(abs) QKV_SHAPES_ALL(truth) QKV_SHAPES_REAL(div) QKV_SHAPES_REAL(pow)
-QKV_SHAPES_REAL(log) QKV_SHAPES_REAL(sqrt) QKV_SHAPES_REAL(erf) QKV_SHAPES_REAL(sin) QKV_SHAPES_REAL(cos)
+QKV_SHAPES_ALL(neg) QKV_SHAPES_ALL(abs) QKV_SHAPES_ALL(truth) QKV_SHAPES_REAL(div) QKV_SHAPES_REAL(sqrt)
+QKV_SHAPES(pow_d) QKV_SHAPES(log_d) QKV_SHAPES(erf_d) QKV_SHAPES(sin_d) QKV_SHAPES(cos_d)
 QKV_SHAPES_REAL(floor) QKV_SHAPES(exp_d) QKV_SHAPES(tanh_d) QKV_SHAPES(sigmoid_d) QKV_SHAPES(power_l)
 QKV_SHAPES(and_b) QKV_SHAPES(or_b) QKV_SHAPES(xor_b) QKV_SHAPES(not_b) QKV_SHAPES(b_to_i) QKV_SHAPES(b_to_l)
 QKV_SHAPES(b_to_f) QKV_SHAPES(b_to_d) QKV_SHAPES(i_to_l) QKV_SHAPES(i_to_f) QKV_SHAPES(i_to_d) QKV_SHAPES(l_to_i)
 QKV_SHAPES(l_to_f) QKV_SHAPES(l_to_d) QKV_SHAPES(select_4) QKV_SHAPES(select_8)
+inline constexpr Shapes pow_f_shapes = {{&powers<0>, &powers<1>, &powers<2>, nullptr, nullptr, nullptr, nullptr, nullptr}};
+inline constexpr Shapes log_f_shapes = always(&along<log_v>);
+inline constexpr Shapes sin_f_shapes = always(&along<sin_v>);
+inline constexpr Shapes cos_f_shapes = always(&along<cos_v>);
+inline constexpr Shapes erf_f_shapes = always(&along<erf_v>);
 inline constexpr Shapes exp_f_shapes = always(&along<exp_v>);
 inline constexpr Shapes tanh_f_shapes = always(&along<tanh_v>);
 inline constexpr Shapes sigmoid_f_shapes = always(&along<sigmoid_v>);

@@ -19,8 +19,8 @@
 #include <unistd.h>
 #endif
 
-// The thread sanitizer cannot follow a child that starts threads after its parent had some.
-#if defined(__SANITIZE_THREAD__)
+// Neither the thread sanitizer nor qemu can follow a child that starts threads after its parent had some.
+#if defined(__SANITIZE_THREAD__) || defined(QKV_EMULATED)
 #define QKV_NO_FORK 1
 #elif defined(__has_feature)
 #if __has_feature(thread_sanitizer)
@@ -217,6 +217,25 @@ void a_second_caller_goes_on_alone() {
     CHECK(num_run == 10);
 }
 
+enum class Moment { watching, asleep, busy };
+
+// `pool_test N` is a process that ends while its helpers are at moment N of their lives. It must end at once.
+int end_at(Moment moment) {
+    if (!all_meet(2)) return 1;
+    if (moment == Moment::asleep) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    if (moment == Moment::busy) {
+        static std::atomic<int> num_entered{0};
+        std::thread([] {
+            qkv::parallel(2, 2, [](int64_t, int) {
+                ++num_entered;
+                std::this_thread::sleep_for(std::chrono::hours(1));
+            });
+        }).detach();
+        while (num_entered.load() < 2) std::this_thread::sleep_for(microseconds(20));
+    }
+    return 0;
+}
+
 #if defined(__unix__) || defined(__APPLE__)
 
 void helpers_leave_signals_to_the_program() {
@@ -235,7 +254,7 @@ void helpers_leave_signals_to_the_program() {
 
 #if defined(QKV_NO_FORK)
 
-void a_forked_child_begins_anew() { std::printf("pool_test: no forked children under this sanitizer\n"); }
+void a_forked_child_begins_anew() { std::printf("pool_test: children are not forked under a thread sanitizer or an emulator\n"); }
 
 #else
 
@@ -275,46 +294,12 @@ void a_forked_child_begins_anew() {
 
 #endif
 
-enum class Moment { watching, asleep, busy };
-
-// A process of its own, which ends while its helpers are at some moment of their lives.
-int end_at(Moment moment) {
-    if (!all_meet(2)) return 1;
-    if (moment == Moment::asleep) std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    if (moment == Moment::busy) {
-        static std::atomic<int> num_entered{0};
-        std::thread([] {
-            qkv::parallel(2, 2, [](int64_t, int) {
-                ++num_entered;
-                std::this_thread::sleep_for(std::chrono::hours(1));
-            });
-        }).detach();
-        while (num_entered.load() < 2) std::this_thread::sleep_for(microseconds(20));
-    }
-    return 0;
-}
-
-void a_process_ends_at_once(const char* program) {
-    for (const char* moment : {"0", "1", "2"}) {
-        const pid_t pid = fork();
-        if (pid == 0) {
-            execl(program, program, moment, static_cast<char*>(nullptr));
-            _exit(127);
-        }
-        int status = -1;
-        waitpid(pid, &status, 0);
-        CHECK(status == 0);
-    }
-}
-
 #endif
 
 }  // namespace
 
 int main(int argc, char** argv) {
-#if defined(__unix__) || defined(__APPLE__)
     if (argc > 1) return end_at(static_cast<Moment>(std::atoi(argv[1])));
-#endif
     threads_are_made_when_they_are_needed();
     every_task_is_run_once();
     tasks_run_at_once();
@@ -326,7 +311,6 @@ int main(int argc, char** argv) {
 #if defined(__unix__) || defined(__APPLE__)
     helpers_leave_signals_to_the_program();
     a_forked_child_begins_anew();
-    a_process_ends_at_once(argv[0]);
 #endif
     return qkv::test::report("pool_test");
 }

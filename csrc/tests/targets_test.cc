@@ -91,7 +91,7 @@ void every_table_bears_its_row_s_name() {
             CHECK(known);
         }
     }
-    CHECK(num_built >= 2);  // the portable one and, in tests, the wide one
+    CHECK(num_built >= 1);  // the portable one always is
 }
 
 void the_environment_is_read_once() {

@@ -17,7 +17,7 @@ import qkv
 from qkv.run.bind import Bound
 from qkv.run.scores import environment
 from qkv.run.tile_program import given_positions
-from qkv.terms.expr import Captured, Constant, Kind, Lookup, Node, Position, Score, apply, captured_in, children, walk
+from qkv.terms.expr import Constant, Kind, Node, Score, apply, captured_in, children, walk
 from qkv.terms.keep import CustomKeep
 from qkv.terms.score import CustomScore
 from qkv.terms.values import evaluate
@@ -237,7 +237,11 @@ def test_backward_with_positions(name: str, form: str) -> None:
 
 
 def test_backward_of_images() -> None:
-    score = [qkv.bias(drawn(5, 9, 6, 23), "y x m n"), qkv.bias(drawn(23), "n"), qkv.relative_bias(drawn(9), buckets="clip", query="x", key="n")]
+    score = [
+        qkv.bias(drawn(5, 9, 6, 23), "y x m n"),
+        qkv.bias(drawn(23), "n"),
+        qkv.relative_bias(drawn(9), buckets="clip", query="x", key="n"),
+    ]
     backward(bound_call(qkv.Spec(IMAGE, score=score), IMAGE_SIZES, positions={"x": 2}))
 
 
@@ -271,9 +275,8 @@ def backward(bound: Bound) -> None:
             for key0, key1 in itertools.pairwise([0, flat.keys // 3, flat.keys]):
                 raws, part = (x[shared, row0:row1, key0:key1] for x in (raw, d_scores))
                 assert raws.stride() == part.stride()
-                terms.backward(
-                    shared, row0, row1 - row0, key0, key1 - key0, raws.data_ptr(), part.data_ptr(), part.stride(0), True, addresses
-                )  # fmt: skip
+                place = (shared, row0, row1 - row0, key0, key1 - key0)
+                terms.backward(*place, raws.data_ptr(), part.data_ptr(), part.stride(0), True, addresses)
     close = 2e-5 if dtype == torch.float32 else 1e-12
     assert start.grad is not None or not any(isinstance(n, Score) for n in walk(bound.lowered.score))
     wanted = torch.zeros_like(raw) if start.grad is None else start.grad.to(dtype)
@@ -383,7 +386,9 @@ def test_random_masks(node: Node, first: int, tensors: bool) -> None:
 def test_random_scores(node: Node, mask: Node, first: int, dtype: torch.dtype) -> None:
     assume(not delicate(node) and exact(mask))
     # a table's double is read as a float, and a large whole number rounded, in the same way by both
-    graph = apply("add", apply("mul", Score(), Constant(2.0)), apply("select", mask, apply("float", node), Constant(1.0)))
+    graph = apply(
+        "add", apply("mul", Score(), Constant(2.0)), apply("select", mask, apply("float", node), Constant(1.0))
+    )
     spec = qkv.Spec(PLAIN, score=CustomScore(("i", "j"), graph), keep=qkv.causal())
     bound = bound_call(spec, RANDOM, dtype, positions={"i": first, "j": 2})
     flat = Flat.of(bound)

@@ -35,9 +35,10 @@ def bound_call(spec: qkv.Spec, sizes: dict[str, int], dtype: torch.dtype = torch
             axes.append(math.prod(sizes[name] for name in (axis if axis != "hg" else "hg")))
         tensors.append(torch.randn(*axes, generator=drawn, dtype=torch.float64).to(dtype))
     known = {name: sizes[name] for name in sizes if f"({name}" in spec.pattern or f"{name})" in spec.pattern}
-    made = frame(spec, *tensors, known or None)
+    q, k, v = tensors
+    made = frame(spec, q, k, v, known or None)
     return bind(
-        made, *tensors, positions=more.get("positions"), align=more.get("align"), want=frozenset(), dropout=0.0, seed=0
+        made, q, k, v, positions=more.get("positions"), align=more.get("align"), want=frozenset(), dropout=0.0, seed=0
     )
 
 
@@ -53,9 +54,7 @@ class Flat:
     keys: int
 
     @staticmethod
-    def of(
-        bound: Bound, gradients: tuple[Captured, ...] | None = None, rows: tuple[str, ...] | None = None
-    ) -> Flat:
+    def of(bound: Bound, gradients: tuple[Captured, ...] | None = None, rows: tuple[str, ...] | None = None) -> Flat:
         """The call with its query-only coordinates in the order ``rows``."""
         sizes, lowered = bound.frame.sizes, bound.lowered
         groups = (lowered.shared, rows or lowered.query_order, lowered.key)

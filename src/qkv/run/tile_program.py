@@ -8,7 +8,7 @@ computed, which is the core's affair.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..core import loaded
@@ -29,9 +29,9 @@ from ..terms.expr import (
     children,
     walk,
 )
+from ..terms.score import Projection
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from qkv._core import Graph, Terms
@@ -55,7 +55,11 @@ LEARNT_ELEMENTS = 1 << 16
 Given = tuple[tuple[str, tuple[str, ...]], ...]
 """Coordinates whose positions are tensors, with the axes that each tensor changes along."""
 
+SHARED_CALLS = 64
+"""Calls of one spec whose programs are remembered: those of a model's layers, and a decoder's last lengths."""
+
 FlatNode = tuple[int, int, list[int], int, int, float]
+FlatTable = tuple[int, int, list[int], list[int], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,32 +76,60 @@ class Compiled:
     given: Given
     learnt: frozenset[Captured]
     lookups: dict[int, Lookup]
+    shared: dict[object, Terms] = field(default_factory=dict[object, "Terms"], compare=False, repr=False)
 
     def bind(self, bound: Bound, rows: Sequence[str] | None = None) -> Terms:
         """The programs of one call. ``rows`` orders the query-only coordinates in the flat index of rows, major to
-        minor, where it is another order than ``query_order``.
+        minor, where it is another order than ``query_order``. Every coordinate has at least one element.
+
+        Calls that differ in nothing that programs depend on share them: nobody's numbers were read to make them then.
         """
         lowered, sizes = bound.lowered, bound.frame.sizes
-        steps: dict[str, tuple[int, int]] = {}
-        for role, group in enumerate((lowered.shared, tuple(rows or lowered.query_order), lowered.key)):
+        order = lowered.query_order if rows is None else tuple(rows)
+        wide = str(bound.working_dtype) == "torch.float64"
+        known = bound.places.places
+        offsets = tuple(known[name].offset if name in known else 0 for name in self.names)
+        alive = [_readable(bound.tables.get(table, table.tensor)) for table in self.tables]
+        tables = [_described(x, table in self.learnt) for x, table in zip(alive, self.tables, strict=True)]
+        if not self.shareable:
+            return self._bound(bound, order, offsets, wide, alive, tables)
+        places = tuple((address, tuple(shape), tuple(strides)) for address, _, shape, strides, _ in tables)
+        key = (tuple(sizes[name] for name in self.names), order, offsets, wide, places)
+        made = self.shared.get(key)
+        if made is None:
+            if len(self.shared) >= SHARED_CALLS:
+                self.shared.clear()
+            made = self.shared[key] = self._bound(bound, order, offsets, wide, alive, tables)
+        return made
+
+    @property
+    def shareable(self) -> bool:
+        """Whether no values of a caller's tensors are read when a call is bound, and none of its own are held."""
+        own = all(table.movable for table in self.learnt)
+        return own and not self.given and not any(isinstance(table, Projection) for table in self.tables)
+
+    def _bound(
+        self,
+        bound: Bound,
+        order: tuple[str, ...],
+        offsets: tuple[int, ...],
+        wide: bool,
+        alive: list[Tensor],
+        tables: list[FlatTable],
+    ) -> Terms:
+        sizes, steps = bound.frame.sizes, dict[str, tuple[int, int]]()
+        for role, group in enumerate((bound.lowered.shared, order, bound.lowered.key)):
             step = 1
             for name in reversed(group):
                 steps[name] = (role, step)
                 step *= sizes[name]
-        coordinates: list[tuple[int, int, int, int]] = []
-        for name in self.names:
-            place = bound.places.places.get(name)
-            role, step = steps[name]
-            coordinates.append((role, sizes[name], step, place.offset if place is not None else 0))
-        alive = [_readable(bound.tables.get(table, table.tensor)) for table in self.tables]
-        tables = [_described(x, table in self.learnt) for x, table in zip(alive, self.tables, strict=True)]
+        coordinates = [(steps[n][0], sizes[n], steps[n][1], at) for n, at in zip(self.names, offsets, strict=True)]
         for name, axes in self.given:
             place = bound.places.places[name].given
             if place is None:
                 raise InternalError(f'"{name}" has no position tensor in this call; please report this')
             alive.append(_along(place, axes, bound.places.names))
             tables.append(_described(alive[-1], True))
-        wide = str(bound.working_dtype) == "torch.float64"
         return self.graph.bind(coordinates, tables, wide, alive)
 
 
@@ -143,7 +175,7 @@ def _readable(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype.is_floating_point else tensor.long()
 
 
-def _described(tensor: Tensor, learn: bool) -> tuple[int, int, list[int], list[int], bool]:
+def _described(tensor: Tensor, learn: bool) -> FlatTable:
     """Address, elements, sizes and strides, and whether bounds of the values may be learnt."""
     if tensor.device.type != "cpu":
         raise InternalError(f"a table on {tensor.device} was given to the core; please report this")
@@ -171,7 +203,7 @@ def _compile(lowered: Lowered, given: Given, wanted: tuple[Captured, ...] | None
         flat.nodes, len(names), len(tables) + len(given), keep, score, by_score, row_node, gradients, *guards
     )
     masks = frozenset[Captured]() if lowered.keep is None else frozenset(captured_in(lowered.keep))
-    small = frozenset(t for t in tables if t.tensor.numel() <= LEARNT_ELEMENTS)
+    small = frozenset(t for t in tables if t.kind is not Kind.FLOAT and t.tensor.numel() <= LEARNT_ELEMENTS)
     return Compiled(graph, names, tables, given, masks | small, flat.lookups)
 
 
@@ -199,7 +231,9 @@ class _Flat:
                 return self.constant(value)
             case Position(coordinate) if coordinate in self.given:
                 table, axes = self.given[coordinate]
-                return self.put("lookup", Kind.INT, [self.put("index", Kind.INT, [], self.places[a]) for a in axes], table)
+                return self.put(
+                    "lookup", Kind.INT, [self.put("index", Kind.INT, [], self.places[a]) for a in axes], table
+                )
             case Position(coordinate):
                 return self.put("position", Kind.INT, [], self.places[coordinate])
             case Index(coordinate):
@@ -215,7 +249,9 @@ class _Flat:
             case Apply(operation):
                 return self.put(operation, node.kind, below)
 
-    def put(self, operation: str, kind: Kind, below: list[int], which: int = -1, whole: int = 0, real: float = 0.0) -> int:
+    def put(
+        self, operation: str, kind: Kind, below: list[int], which: int = -1, whole: int = 0, real: float = 0.0
+    ) -> int:
         key = (operation, kind, tuple(below), which, whole, repr(real))
         if key not in self.numbers:
             self.numbers[key] = len(self.nodes)
@@ -230,14 +266,14 @@ class _Flat:
     def both(self, a: int, b: int) -> int:
         """``a & b``, where True is left out."""
         true = self.constant(True)
-        return b if a == true else a if b == true or a == b else self.put("and", Kind.BOOL, [a, b])
+        return b if a == true else a if b in (true, a) else self.put("and", Kind.BOOL, [a, b])
 
     def either(self, a: int, b: int) -> int:
         """``a | b``, where False is left out and True takes all."""
         true, false = self.constant(True), self.constant(False)
         if true in (a, b):
             return true
-        return b if a == false else a if b == false or a == b else self.put("or", Kind.BOOL, [a, b])
+        return b if a == false else a if b in (false, a) else self.put("or", Kind.BOOL, [a, b])
 
     def guards(self, root: Node) -> list[tuple[int, int]]:
         """For each lookup of the graph, the truth value that says where it is read outside its table: an index is
@@ -284,4 +320,3 @@ class _Flat:
             result = self.either(result, self.put("lt", Kind.BOOL, [index, zero]))
             result = self.either(result, self.put("ge", Kind.BOOL, [index, self.constant(size)]))
         return result
-

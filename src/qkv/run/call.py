@@ -7,6 +7,7 @@ devices alone.
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,7 @@ def attention(
 
 
 _specs: dict[Any, Spec] = {}
+atexit.register(_specs.clear)
 
 
 def _spec(pattern: str, position: Any, score: Any, keep: Any, weights: Any, scale: Any) -> Spec:
@@ -335,6 +337,8 @@ def _request(
         transformed=transformed,
         relation=_relation(made, options),
         dropout=share,
+        derivatives=finite.derivatives() if transformed else 0,
+        forward_mode=transformed and finite.is_forward_mode(),
     )
 
 

@@ -42,6 +42,12 @@ def _axes(request: Request) -> str | None:
     return f"{most} axes of one role; it takes {MOST_AXES}" if most > MOST_AXES else None
 
 
+def _derivatives(request: Request) -> str | None:
+    if request.forward_mode:
+        return "a forward derivative (jvp) is taken"
+    return "a derivative of a derivative is taken" if request.derivatives > 1 else None
+
+
 class Cpu:
     """The compiled core."""
 
@@ -50,7 +56,8 @@ class Cpu:
         devices=frozenset({"cpu"}),
         weights=frozenset({"Softmax", "Sigmoid", "Differential"}),
         want=frozenset({"lse", "max_logit", "entropy", "argmax"}),
-        also=(_core, _clamp, _axes),
+        transforms=True,
+        also=(_core, _clamp, _axes, _derivatives),
     )
 
     def cost(self, request: Request) -> Cost:

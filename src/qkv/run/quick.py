@@ -8,6 +8,7 @@ options, on plain tensors. All others it leaves alone.
 
 from __future__ import annotations
 
+import atexit
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,7 @@ from .signature import Shape
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qkv._core import Attention, Terms
-
+    from ..core import Attention, Terms
     from .bind import Bound
 
 REMEMBERED = 1024
@@ -59,6 +59,7 @@ class Alias:
 
 
 _known: dict[tuple[Any, ...], Known] = {}
+atexit.register(_known.clear)  # before the core goes, which counts what it made
 
 
 def signature(parts: tuple[object, ...], q: Any, k: Any, v: Any, scale: object = None) -> tuple[Any, ...] | None:

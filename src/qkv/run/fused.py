@@ -49,9 +49,7 @@ class Pass:
         """The pass of a bound call."""
         node = bound.lowered.score
         captured = () if node is None else tuple(c for c in captured_in(node) if c.kind is Kind.FLOAT)
-        return Pass(
-            bound, captured, tuple(n for n in STATISTICS if n in bound.want), versions(bound.lowered.captured)
-        )
+        return Pass(bound, captured, tuple(n for n in STATISTICS if n in bound.want), versions(bound.lowered.captured))
 
     def reading(self, tables: Sequence[Tensor]) -> Pass:
         """The pass with these tensors as its captured tables."""
@@ -162,7 +160,8 @@ def _one_by_one(call: Callable[..., Any], count: int, in_dims: Sequence[Any], gi
     """The results of ``count`` calls, stacked in front."""
     dims = [dim if isinstance(dim, int) else None for dim in in_dims]
     calls = [
-        call(*(x if dim is None else x.select(dim, n) for x, dim in zip(given, dims, strict=True))) for n in range(count)
+        call(*(x if dim is None else x.select(dim, n) for x, dim in zip(given, dims, strict=True)))
+        for n in range(count)
     ]
     results = tuple(None if parts[0] is None else torch.stack(parts) for parts in zip(*calls, strict=True))
     return results, tuple(None if x is None else 0 for x in results)
@@ -294,9 +293,7 @@ def gradients(
     d_rows = None
     if rows is not None and needed[4]:
         d_rows = (buckets.flatten(0, -2).transpose(0, 1) @ wide.flatten(0, -2)).to(rows.dtype)
-    of_tables = [
-        sums[c].to(t.dtype) if c in sums else None for c, t in zip(job.captured, tables, strict=True)
-    ]
+    of_tables = [sums[c].to(t.dtype) if c in sums else None for c, t in zip(job.captured, tables, strict=True)]
     return [dq, dk, d_v, d_sink, d_rows, *of_tables]
 
 

@@ -93,9 +93,7 @@ def answer(key: tuple[Any, ...], q: Tensor, k: Tensor, v: Tensor) -> Tensor | No
     return output
 
 
-def remember(
-    name: Alias, other: Alias | None, bound: Bound, plan: Plan, operands: tuple[Tensor, ...]
-) -> None:
+def remember(name: Alias, other: Alias | None, bound: Bound, plan: Plan, operands: tuple[Tensor, ...]) -> None:
     """Makes a call known after it ran, if it is one of those that can be."""
     lowered, spec = bound.lowered, bound.spec
     if (

@@ -99,9 +99,7 @@ class Shape:
         missing = len(self.lead) + len(self.shared) - split
         return [0] * missing + strides[:split], strides[split:], step
 
-    def signature(
-        self, bound: Bound, dtype: torch.dtype, num_buckets: int, views: dict[str, Strides]
-    ) -> Attention:
+    def signature(self, bound: Bound, dtype: torch.dtype, num_buckets: int, views: dict[str, Strides]) -> Attention:
         """The core's object for calls of this signature."""
         weights = bound.spec.weights
         steps, step = [0] * len(self.query_order), 1

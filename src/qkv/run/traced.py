@@ -127,8 +127,7 @@ def _run(
     options = dict(call.options)
     if places:
         named = {
-            name: x if pattern is None else (x, pattern)
-            for (name, pattern), x in zip(call.places, places, strict=True)
+            name: x if pattern is None else (x, pattern) for (name, pattern), x in zip(call.places, places, strict=True)
         }
         options["positions"] = {**(options.get("positions") or {}), **named}
     if seed is not None:
@@ -167,7 +166,11 @@ def _(q: Tensor, k: Tensor, v: Tensor, learned: Any, places: Any, seed: Any, cal
     results = [q.new_empty(shape)]
     for name in made.want:
         if name == "weights":
-            results.append(q.new_empty([sizes[n] for n in (*lowered.shared, *lowered.query_order, *lowered.key)], dtype=torch.float64))
+            results.append(
+                q.new_empty(
+                    [sizes[n] for n in (*lowered.shared, *lowered.query_order, *lowered.key)], dtype=torch.float64
+                )
+            )
         else:
             results.append(q.new_empty(by_row, dtype=torch.int64 if name == "argmax" else working))
     return results
@@ -188,7 +191,8 @@ def attention_backward(
     """The gradients of q, k, v and what is learned."""
     # an operator runs below autograd, and these gradients are autograd's
     everything = torch._C._ForceDispatchKeyGuard(  # pyright: ignore
-        torch._C._dispatch_tls_local_include_set(), torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)  # pyright: ignore
+        torch._C._dispatch_tls_local_include_set(),
+        torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView),  # pyright: ignore
     )
     with everything, torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in (q, k, v)]
@@ -205,7 +209,15 @@ def attention_backward(
 
 @attention_backward.register_fake
 def _(
-    grad: Tensor, grad_lse: Any, q: Tensor, k: Tensor, v: Tensor, learned: Sequence[Tensor], places: Any, seed: Any, call: str
+    grad: Tensor,
+    grad_lse: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    learned: Sequence[Tensor],
+    places: Any,
+    seed: Any,
+    call: str,
 ) -> list[Tensor]:
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v, *learned)]
 

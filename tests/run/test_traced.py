@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import qkv
+from qkv.run import traced
 from qkv.run.traced import call_of
 
 Q, K, V = (torch.randn(1, 2, 8, 16, generator=torch.Generator().manual_seed(n)) for n in range(3))
@@ -18,7 +19,7 @@ KEEP = qkv.causal() & qkv.window(3)
 CAP = qkv.softcap(3.0)
 PLACES = torch.tensor([3, 5])
 CALLS: dict[str, Callable[..., Any]] = {
-    "a spec": lambda q, k, v: SPEC(q, k, v),
+    "a spec": SPEC,
     "attention with a mask made inside": lambda q, k, v: qkv.attention(q, k, v, keep=qkv.causal()),
     "attention with parts made outside": lambda q, k, v: qkv.attention(q, k, v, keep=KEEP, score=CAP, scale=0.3),
     "lse": lambda q, k, v: SPEC.run(q, k, v, want=("lse",)).lse,
@@ -27,10 +28,9 @@ CALLS: dict[str, Callable[..., Any]] = {
     "places": lambda q, k, v: SPEC(q[:, :, :2], k, v, positions={"i": PLACES}),
     "aligned": lambda q, k, v: SPEC(q[:, :, :2], k, v, align="end"),
     "dropout": lambda q, k, v: SPEC(q, k, v, dropout=0.5, seed=3),
-    "another strategy": lambda q, k, v: LINEAR(q, k, v),
+    "another strategy": qkv.Spec(weights=qkv.linear()),
     "two maps": lambda q, k, v: MAPS.run(q, k, v, want="lse").lse,
 }
-LINEAR = qkv.Spec(weights=qkv.linear())
 MAPS = qkv.Spec(weights=qkv.differential(0.5))
 
 
@@ -50,7 +50,7 @@ def test_a_compiled_call_is_the_call(name: str) -> None:
 
 
 def test_open_sizes() -> None:
-    compiled = _compiled(lambda q, k, v: SPEC(q, k, v), dynamic=True)
+    compiled = _compiled(SPEC.__call__, dynamic=True)
     for length in (8, 11, 5):
         q = torch.randn(1, 2, length, 16)
         assert compiled(q, q, q).equal(SPEC(q, q, q))
@@ -108,10 +108,7 @@ def test_an_exported_model_with_open_sizes() -> None:
 
 
 def test_the_operator_by_torchs_own_checks() -> None:
-    words: list[str] = []
-    _compiled(lambda q, k, v: SPEC(q, k, v))(Q, K, V)
-    from qkv.run import traced
-
+    _compiled(SPEC.__call__)(Q, K, V)
     words = [word for word, call in traced._calls.items() if call.spec is SPEC and not call.want]
     q, k, v = (x.clone().requires_grad_() for x in (Q, K, V))
     torch.library.opcheck(

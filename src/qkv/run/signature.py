@@ -1,4 +1,4 @@
-"""A bound call as the compiled core sees it: axes in its order, strides, and the object that runs calls of one signature.
+"""A bound call as the compiled core sees it: axes in its order, strides, and the object that runs its signature.
 
 The core's rows run along head groups first and along the sequence last, so that a tile of rows is a stretch of the
 sequence. Differential weights are one more shared axis, the outermost, along which values do not move. This module

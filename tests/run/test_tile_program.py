@@ -455,7 +455,7 @@ def test_what_is_no_graph_is_an_internal_error(changes: dict[str, Any], says: st
 )
 def test_what_does_not_fit_its_graph_is_an_internal_error(coordinates: Any, tables: Any, says: str) -> None:
     with pytest.raises(InternalError, match=says):
-        graph_with().bind(coordinates, tables, False, None)
+        graph_with().bind(coordinates, tables, False, [])
 
 
 def test_calls_that_differ_in_nothing_share_their_programs() -> None:

@@ -60,7 +60,7 @@ sanitized: $(DEPS)
 test-neon: $(DEPS)
 	@command -v $(NEON_CXX) > /dev/null && command -v $(NEON_RUN) > /dev/null || { \
 	echo "make test-neon needs $(NEON_CXX) and $(NEON_RUN) (Debian: g++-aarch64-linux-gnu, qemu-user)"; exit 1; }
-	@$(CMAKE_TESTS) -B build/neon -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+	@$(CMAKE_TESTS) -B build/neon -DQKV_TARGETS=neon -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
 	-DCMAKE_CXX_COMPILER=$(NEON_CXX) "-DCMAKE_CROSSCOMPILING_EMULATOR=$(NEON_RUN);-L;$(NEON_ROOT)" > /dev/null
 	@$(BIN)/cmake --build build/neon -- --quiet
 	@$(CTEST) --test-dir build/neon > build/neon/report.txt || { cat build/neon/report.txt; exit 1; }

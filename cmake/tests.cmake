@@ -31,7 +31,11 @@ function(qkv_add_fuzz name num_inputs)
 endfunction()
 
 qkv_add_fuzz(graph 300)
-qkv_add_fuzz(attention 40)
+if(CMAKE_CROSSCOMPILING_EMULATOR)
+  qkv_add_fuzz(attention 10)  # an emulator needs ten times as long
+else()
+  qkv_add_fuzz(attention 40)
+endif()
 
 # Processes that end while threads of the pool watch, sleep, or are in the middle of a task of an hour.
 foreach(moment RANGE 2)

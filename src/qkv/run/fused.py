@@ -26,7 +26,7 @@ from .tile_program import compiled
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qkv._core import Terms
+    from ..core import Terms
 
     from .bind import Bound
 

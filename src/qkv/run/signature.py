@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from qkv._core import Attention
+    from ..core import Attention
 
     from ..spec import Lowered
     from .bind import Bound

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
     from .bind import Bound
 
+FEW_ROWS = 8
+"""So few rows read keys where they lie, in the order in which they lie there (csrc/kernel/forward.h)."""
+
 STATISTICS = ("max_logit", "entropy", "argmax")
 
 
@@ -82,6 +85,8 @@ class Fused(torch.autograd.Function):
     ) -> Any:
         ctx.set_materialize_grads(False)
         shape = Shape.of(job.bound, q, v)
+        if shape.num_rows <= FEW_ROWS:  # the same bits, however features lie
+            k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
         output, lse, buckets, stats = forward(job, shape, q, k, v, sink, rows)
         ctx.job, ctx.shape = job, shape
         ctx.save_for_backward(q, k, v, sink, rows, output, lse, buckets, *tables)

@@ -76,6 +76,11 @@ class Shape:
         return (*self.lead, *self.shared, *self.query_order)
 
     @property
+    def num_rows(self) -> int:
+        """How many rows one shared element has."""
+        return math.prod(self.query_order)
+
+    @property
     def is_empty(self) -> bool:
         """Whether there is no pair at all."""
         return 0 in (*self.lead, *self.shared, *self.query_order, *self.keys)

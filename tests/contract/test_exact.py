@@ -27,7 +27,7 @@ def _problem(keep: str, family: str, queries: int, keys: int, seed: int, dtype: 
 @pytest.mark.parametrize("family", (*RAMPS, "dyadic"))
 @pytest.mark.parametrize("keep", KEEPS)
 def test_exact(keep: str, family: str, dtype: torch.dtype) -> None:
-    """Bit for bit on ``reference``, on ``cpu`` and on ``chunked`` in large blocks, small ones and single rows and keys."""
+    """Bit for bit on ``reference``, on ``cpu`` and on ``chunked`` in large blocks, small ones, single rows and keys."""
     # masks do not depend on the dtype; the other two are here for their arithmetic
     lengths = LENGTHS if dtype in (torch.float32, torch.bfloat16) else LENGTHS[:3]
     for number, (queries, keys) in enumerate(lengths):

@@ -108,9 +108,9 @@ def test_it_runs_by_a_fused_kernel(case: str, dtype: torch.dtype) -> None:
     pattern, parts, tensors = RUN[case]
     spec = qkv.Spec(pattern, **parts)
     made = [x.to(dtype) for x in tensors]
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        with qkv.strategy("sdpa"):
-            result = spec.run(*made)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities) as profile, qkv.strategy("sdpa"):
+        result = spec.run(*made)
     kernels = {event.key for event in profile.key_averages() if "attention" in event.key}
     assert result.plan.strategy == "sdpa"
     assert not any("math" in name for name in kernels), kernels

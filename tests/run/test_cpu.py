@@ -189,8 +189,8 @@ def test_no_second_derivative(target: str) -> None:
 
 
 FITTING = {
-    "element": 1, "shared": [2], "rows": [3], "keys": [4], "feature_size": 8, "value_size": 8, "scale": 1.0, "weighing": 0,
-    "bias": 0.0, "terms_shared": 0, "pair_row": [1], "num_buckets": 0,
+    "element": 1, "shared": [2], "rows": [3], "keys": [4], "feature_size": 8, "value_size": 8, "scale": 1.0,
+    "weighing": 0, "bias": 0.0, "terms_shared": 0, "pair_row": [1], "num_buckets": 0,
     "views": {"q": ([24], [8], 1), "k": ([32], [8], 1), "v": ([32], [8], 1), "out": ([24], [8], 1)},
 }  # fmt: skip
 UNFIT: dict[str, tuple[dict[str, object], str]] = {

@@ -99,7 +99,9 @@ def call_of(word: str) -> Call:
 def traced(
     spec: str, learned: list[Tensor], q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any]
 ) -> list[Tensor]:
-    """For the spec with this word, and its captured tensors that need gradients: the output, lse where it is wanted, and statistics in the order of ``want``, by the operator."""
+    """For the spec with this word, and its captured tensors that need gradients: the output and what is wanted, in the
+    order of ``want``, by the operator.
+    """
     dropout, seed = options.get("dropout", 0.0), options.get("seed")
     given = options.get("positions") or {}
     offsets = tuple((name, value) for name, value in given.items() if isinstance(value, int))

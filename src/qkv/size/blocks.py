@@ -1,7 +1,7 @@
 """The sizes of each layer: heads, latents, indexers, states, from the keys of a configuration.
 
-Knows how the sizes of one layer follow from its model's keys. Refuses to know which kind a layer is (``kinds``) and what
-a byte is.
+Knows how the sizes of one layer follow from its model's keys. Refuses to know which kind a layer is (``kinds``) and
+what a byte is.
 """
 
 from __future__ import annotations
@@ -125,10 +125,11 @@ def _latent(reader: Reader, num_heads: int) -> Layer | None:
     value = reader.need("v_head_dim", what="the size of its value heads")
     heads = reader.whole("index_n_heads", least=0) or 0
     index = reader.need("index_head_dim", what="the size of its indexer's keys") if heads else 0
+    topk = reader.need("index_topk", what="how many keys its indexer chooses") if heads else 0
     return Layer(
         Kind.LATENT, num_heads=num_heads, num_kv_heads=num_heads, key_size=rotary + content, value_size=value,
         latent_size=size, rotary_size=rotary, content_size=content,
-        query_latent_size=reader.whole("q_lora_rank") or 0, index_size=index, index_heads=heads,
+        query_latent_size=reader.whole("q_lora_rank") or 0, index_size=index, index_heads=heads, index_topk=topk,
     )  # fmt: skip
 
 

@@ -65,15 +65,20 @@ class CacheSize:
         return f"{show_bytes(self.bytes)} ({self.bytes:,} bytes), policy {self.policy}, {self.dtype}"
 
 
-def make_ask(
-    model: Model, context: int, batch: int, dtype: str | Format, state_dtype: str | Format, parallel: int, source: int
-) -> Ask:
-    """What is asked, checked. Raises ``SpecError`` for a source length that is needed and missing."""
+def check_source(model: Model, source: int) -> None:
+    """Raises ``SpecError`` for a source length that is needed and missing."""
     if not source and any(layer.kind is Kind.CROSS and not layer.source_tokens for layer in model.layers):
         raise SpecError(
             f"{model.name} has cross-attention, and its config does not say how long a source is.\n"
             "  Give source= (--source), the number of tokens of the encoder or the image."
         )
+
+
+def make_ask(
+    model: Model, context: int, batch: int, dtype: str | Format, state_dtype: str | Format, parallel: int, source: int
+) -> Ask:
+    """What is asked, checked. Raises ``SpecError`` for a source length that is needed and missing."""
+    check_source(model, source)
     state = to_format(state_dtype)
     if not state.is_plain:
         raise SpecError(f"state_dtype={state.name}: a state is summed into at every token.\n  Take f32, f16 or bf16.")
@@ -96,8 +101,8 @@ def cache_size(
 
     Sizes may be written "128k". ``source`` is the length of what cross-attention reads. A layer of kind k keeps
     ``slots(k) * (heads * (row(key) + row(value)))`` bytes for each sequence, a latent layer ``slots * row(latent +
-    rotary)``, and a state its own size; ``row`` counts the scales of ``dtype``. Raises ``SpecError`` for what the policy
-    does not have. Source of a policy: ``policy.source``.
+    rotary)``, and a state its own size; ``row`` counts the scales of ``dtype``. Raises ``SpecError`` for what the
+    policy does not have. Source of a policy: ``policy.source``.
 
     >>> import qkv
     >>> qkv.size.cache_size(qkv.size.model("llama-3-8b"), 8192).bytes

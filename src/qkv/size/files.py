@@ -16,7 +16,7 @@ from ..errors import LimitError, ModelError
 from .gguf import read_metadata
 from .reader import Config
 
-Source = str | PathLike[str] | Mapping[str, Any] | object
+Source = str | PathLike[str] | Mapping[str, Any] | Any
 
 
 def read_config(source: Source) -> tuple[Config, str]:

@@ -1,7 +1,7 @@
 """The metadata of a GGUF file, with every length checked, under the names that config.json uses.
 
-Knows the head of the format: magic, version, counts, then keys with typed values. Refuses to read tensors. Source: ggml,
-docs/gguf.md, versions 2 and 3, section "Standardized key-value pairs".
+Knows the head of the format: magic, version, counts, then keys with typed values. Refuses to read tensors. Source:
+ggml, docs/gguf.md, versions 2 and 3, section "Standardized key-value pairs".
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _NAMES: Final = {
     "attention.shared_kv_layers": "num_kv_shared_layers",
     "attention.indexer.head_count": "index_n_heads",
     "attention.indexer.key_length": "index_head_dim",
+    "attention.indexer.top_k": "index_topk",
     "rope.dimension_count": "rope_dimension_count",
     "ssm.conv_kernel": "conv_kernel",
     "ssm.inner_size": "intermediate_size",
@@ -70,7 +71,8 @@ def read_metadata(path: Path) -> dict[str, Any]:
     architecture = facts.get("general.architecture")
     if not isinstance(architecture, str):
         raise ModelError(
-            f"this GGUF file does not name its architecture (general.architecture).\n    {path}\n  Convert the model again."
+            f"this GGUF file does not name its architecture (general.architecture).\n    {path}\n"
+            "  Convert the model again."
         )
     config: dict[str, Any] = {"model_type": _FAMILIES.get(architecture, architecture)}
     if isinstance(facts.get("general.name"), str):

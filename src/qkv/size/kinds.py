@@ -97,12 +97,13 @@ def _from_letters(reader: Reader, found: tuple[str, Any], num_layers: int) -> li
     return [_LETTERS[letter] for letter in text]
 
 
-def _kimi(reader: Reader, value: object, num_layers: int) -> list[Shape]:
+def _kimi(reader: Reader, value: Any, num_layers: int) -> list[Shape]:
     table = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
     full = table.get("full_attn_layers")
-    if not isinstance(full, list) or not all(isinstance(n, int) for n in cast("list[Any]", full)):
-        raise reader.odd("linear_attn_config", value, "a table with full_attn_layers")
-    numbers = set(cast("list[int]", full))  # counted from 1
+    listed = cast("list[Any]", full) if isinstance(full, list) else None
+    if listed is None or not all(isinstance(n, int) for n in listed):
+        raise reader.odd("linear_attn_config", cast("object", value), "a table with full_attn_layers")
+    numbers = set(listed)  # counted from 1
     return [_FULL if n + 1 in numbers else _STATE for n in range(num_layers)]
 
 
@@ -184,7 +185,7 @@ def _gpt_neo(reader: Reader, num_layers: int) -> list[Shape]:
     width = reader.need("window_size", what="how wide its local layers are")
     names = reader.items("attention_layers")
     if names is None:
-        names = []
+        names = list[Any]()
         for entry in reader.items("attention_types") or []:
             words, repeats = _entry(reader, entry)
             if repeats * len(words) > num_layers:
@@ -195,8 +196,8 @@ def _gpt_neo(reader: Reader, num_layers: int) -> list[Shape]:
     return [(Kind.WINDOW, width) if name == "local" else _FULL for name in names]
 
 
-def _entry(reader: Reader, entry: object) -> tuple[list[Any], int]:
+def _entry(reader: Reader, entry: Any) -> tuple[list[Any], int]:
     pair = cast("list[Any]", entry) if isinstance(entry, list) else []
     if len(pair) != 2 or not isinstance(pair[0], list):
-        raise reader.odd("attention_types", entry, "[[names], repeats]")
+        raise reader.odd("attention_types", cast("object", entry), "[[names], repeats]")
     return cast("list[Any]", pair[0]), reader.checked("attention_types", pair[1], 0)

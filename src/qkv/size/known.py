@@ -1,7 +1,8 @@
 """Public models by name: the keys of their config.json that settle their layers, each with where it stands.
 
-Knows facts, copied from the config.json of the repository on huggingface.co that ``repo`` names. Refuses to hold figures
-that follow from them: every entry is read as a user's config is. A key that a config lacks is left out here too.
+Knows facts, copied from the config.json of the repository on huggingface.co that ``repo`` names. Refuses to hold
+figures that follow from them: every entry is read as a user's config is, and a key that a config lacks is left out here
+too.
 """
 
 from __future__ import annotations
@@ -114,20 +115,35 @@ KNOWN: dict[str, Known] = {
         ("tinyllama-1.1b", "TinyLlama/TinyLlama-1.1B-Chat-v1.0", _plain("llama", 22, 2048, 32, 4, 2048)),
         ("yi-34b", "01-ai/Yi-34B", _plain("llama", 60, 7168, 56, 8, 4096)),
         ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M", _plain("llama", 30, 576, 9, 3, 8192)),
-        ("mistral-7b-v0.1", "mistralai/Mistral-7B-v0.1", _plain("mistral", 32, 4096, 32, 8, 32768, sliding_window=4096)),
-        ("mistral-7b-v0.3", "mistralai/Mistral-7B-v0.3", _plain("mistral", 32, 4096, 32, 8, 32768, sliding_window=None)),
+        (
+            "mistral-7b-v0.1", "mistralai/Mistral-7B-v0.1",
+            _plain("mistral", 32, 4096, 32, 8, 32768, sliding_window=4096),
+        ),
+        (
+            "mistral-7b-v0.3", "mistralai/Mistral-7B-v0.3",
+            _plain("mistral", 32, 4096, 32, 8, 32768, sliding_window=None),
+        ),
         (
             "mistral-nemo-12b", "mistralai/Mistral-Nemo-Base-2407",
             _plain("mistral", 40, 5120, 32, 8, head_dim=128, sliding_window=None),
         ),
         ("mixtral-8x7b", "mistralai/Mixtral-8x7B-v0.1", _plain("mixtral", 32, 4096, 32, 8, 32768, sliding_window=None)),
-        ("mixtral-8x22b", "mistralai/Mixtral-8x22B-v0.1", _plain("mixtral", 56, 6144, 48, 8, 65536, sliding_window=None)),
+        (
+            "mixtral-8x22b", "mistralai/Mixtral-8x22B-v0.1",
+            _plain("mixtral", 56, 6144, 48, 8, 65536, sliding_window=None),
+        ),
         ("qwen2.5-0.5b", "Qwen/Qwen2.5-0.5B", _qwen2(24, 896, 14, 2, 32768, 32768)),
         ("qwen2.5-7b", "Qwen/Qwen2.5-7B", _qwen2(28, 3584, 28, 4, 131072, 131072)),
         ("qwen2.5-72b", "Qwen/Qwen2.5-72B", _qwen2(80, 8192, 64, 8, 131072, 131072)),
-        ("qwen3-0.6b", "Qwen/Qwen3-0.6B", _plain("qwen3", 28, 1024, 16, 8, 40960, head_dim=128, use_sliding_window=False)),
+        (
+            "qwen3-0.6b", "Qwen/Qwen3-0.6B",
+            _plain("qwen3", 28, 1024, 16, 8, 40960, head_dim=128, use_sliding_window=False),
+        ),
         ("qwen3-8b", "Qwen/Qwen3-8B", _plain("qwen3", 36, 4096, 32, 8, 40960, head_dim=128, use_sliding_window=False)),
-        ("qwen3-32b", "Qwen/Qwen3-32B", _plain("qwen3", 64, 5120, 64, 8, 40960, head_dim=128, use_sliding_window=False)),
+        (
+            "qwen3-32b", "Qwen/Qwen3-32B",
+            _plain("qwen3", 64, 5120, 64, 8, 40960, head_dim=128, use_sliding_window=False),
+        ),
         (
             "qwen3-30b-a3b", "Qwen/Qwen3-30B-A3B",
             _plain("qwen3_moe", 48, 2048, 32, 4, 40960, head_dim=128, use_sliding_window=False),
@@ -147,7 +163,10 @@ KNOWN: dict[str, Known] = {
         ("gemma-7b", "google/gemma-7b", _plain("gemma", 28, 3072, 16, 16, 8192, head_dim=256)),
         ("gemma-2-2b", "google/gemma-2-2b", _plain("gemma2", 26, 2304, 8, 4, 8192, head_dim=256, sliding_window=4096)),
         ("gemma-2-9b", "google/gemma-2-9b", _plain("gemma2", 42, 3584, 16, 8, 8192, head_dim=256, sliding_window=4096)),
-        ("gemma-2-27b", "google/gemma-2-27b", _plain("gemma2", 46, 4608, 32, 16, 8192, head_dim=128, sliding_window=4096)),
+        (
+            "gemma-2-27b", "google/gemma-2-27b",
+            _plain("gemma2", 46, 4608, 32, 16, 8192, head_dim=128, sliding_window=4096),
+        ),
         (
             "gemma-3-1b", "google/gemma-3-1b-pt",
             _plain("gemma3_text", 26, 1152, 4, 1, 32768, head_dim=256, sliding_window=512, sliding_window_pattern=6),
@@ -184,9 +203,18 @@ KNOWN: dict[str, Known] = {
             {**_FALCON, "num_hidden_layers": 60, "hidden_size": 8192, "num_attention_heads": 128, "num_kv_heads": 8,
              "multi_query": True, "new_decoder_architecture": True},
         ),
-        ("gpt2", "openai-community/gpt2", {"model_type": "gpt2", "n_layer": 12, "n_embd": 768, "n_head": 12, "n_positions": 1024}),
-        ("gpt2-xl", "openai-community/gpt2-xl", {"model_type": "gpt2", "n_layer": 48, "n_embd": 1600, "n_head": 25, "n_positions": 1024}),
-        ("gpt-j-6b", "EleutherAI/gpt-j-6b", {"model_type": "gptj", "n_layer": 28, "n_embd": 4096, "n_head": 16, "n_positions": 2048}),
+        (
+            "gpt2", "openai-community/gpt2",
+            {"model_type": "gpt2", "n_layer": 12, "n_embd": 768, "n_head": 12, "n_positions": 1024},
+        ),
+        (
+            "gpt2-xl", "openai-community/gpt2-xl",
+            {"model_type": "gpt2", "n_layer": 48, "n_embd": 1600, "n_head": 25, "n_positions": 1024},
+        ),
+        (
+            "gpt-j-6b", "EleutherAI/gpt-j-6b",
+            {"model_type": "gptj", "n_layer": 28, "n_embd": 4096, "n_head": 16, "n_positions": 2048},
+        ),
         (
             "gpt-neo-2.7b", "EleutherAI/gpt-neo-2.7B",
             {"model_type": "gpt_neo", "num_layers": 32, "hidden_size": 2560, "num_heads": 20, "window_size": 256,
@@ -203,12 +231,16 @@ KNOWN: dict[str, Known] = {
         ),
         (
             "starcoder", "bigcode/starcoder",
-            {"model_type": "gpt_bigcode", "n_layer": 40, "n_embd": 6144, "n_head": 48, "multi_query": True, "n_positions": 8192},
+            {"model_type": "gpt_bigcode", "n_layer": 40, "n_embd": 6144, "n_head": 48, "multi_query": True,
+             "n_positions": 8192},
         ),
         ("starcoder2-7b", "bigcode/starcoder2-7b", _plain("starcoder2", 32, 4608, 36, 4, 16384, sliding_window=4096)),
         ("starcoder2-15b", "bigcode/starcoder2-15b", _plain("starcoder2", 40, 6144, 48, 4, 16384, sliding_window=4096)),
         ("phi-2", "microsoft/phi-2", _plain("phi", 32, 2560, 32, 32, 2048)),
-        ("phi-3-mini-4k", "microsoft/Phi-3-mini-4k-instruct", _plain("phi3", 32, 3072, 32, 32, 4096, sliding_window=2047)),
+        (
+            "phi-3-mini-4k", "microsoft/Phi-3-mini-4k-instruct",
+            _plain("phi3", 32, 3072, 32, 32, 4096, sliding_window=2047),
+        ),
         ("phi-4", "microsoft/phi-4", _plain("phi3", 40, 5120, 40, 10, 16384, sliding_window=None)),
         ("command-r", "CohereForAI/c4ai-command-r-v01", _plain("cohere", 40, 8192, 64, 64)),
         ("command-r-plus", "CohereForAI/c4ai-command-r-plus", _plain("cohere", 64, 12288, 96, 8)),
@@ -257,7 +289,8 @@ KNOWN: dict[str, Known] = {
         ),
         (
             "t5-base", "google-t5/t5-base",
-            {"model_type": "t5", "num_layers": 12, "num_decoder_layers": 12, "d_model": 768, "num_heads": 12, "d_kv": 64},
+            {"model_type": "t5", "num_layers": 12, "num_decoder_layers": 12, "d_model": 768,
+             "num_heads": 12, "d_kv": 64},
         ),
         (
             "whisper-large-v3", "openai/whisper-large-v3",

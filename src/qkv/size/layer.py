@@ -39,9 +39,9 @@ class Layer:
     ``key_size`` and ``value_size`` are the features of one head. Latent layers: ``latent_size`` numbers and
     ``rotary_size`` numbers for a token, ``content_size`` features of a head that are not rotated,
     ``query_latent_size`` of the compressed query (0 where it is not). ``index_size`` numbers of a token's indexer key,
-    ``index_heads`` query heads of the indexer. States: ``state_size`` numbers of the recurrent state, and a
-    convolution over ``conv_channels`` with ``conv_kernel`` taps. ``source_tokens`` is a source length that the model
-    fixes, 0 where the call says it.
+    ``index_heads`` query heads of the indexer, which chooses ``index_topk`` keys for each query. States: ``state_size``
+    numbers of the recurrent state, and a convolution over ``conv_channels`` with ``conv_kernel`` taps.
+    ``source_tokens`` is a source length that the model fixes, 0 where the call says it.
     """
 
     kind: Kind
@@ -58,6 +58,7 @@ class Layer:
     query_latent_size: int = 0
     index_size: int = 0
     index_heads: int = 0
+    index_topk: int = 0
     state_size: int = 0
     state_heads: int = 0
     conv_channels: int = 0

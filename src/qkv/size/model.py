@@ -1,7 +1,7 @@
 """A model as a list of layers, and how it is read from a configuration.
 
-Knows what to read first and what to say of it afterwards. Refuses to guess: what neither the config nor its class settles
-raises ``ModelError`` that names the key to add.
+Knows what to read first and what to say of it afterwards. Refuses to guess: what neither the config nor its class
+settles raises ``ModelError`` that names the key to add.
 """
 
 from __future__ import annotations

@@ -196,7 +196,7 @@ def llama_cpp(ubatch: int = 512, pad: int = 256) -> Policy:
     return Policy(
         f"llama.cpp{shape}",
         f"cells in steps of {pad}, {ubatch} tokens in one step, each sequence with its own cells",
-        "llama.cpp, src/llama-context.cpp (n_ctx), src/llama-kv-cache-iswa.cpp (size_swa), src/llama-kv-cache.cpp (has_v)",
+        "llama.cpp, src: llama-context.cpp (n_ctx), llama-kv-cache-iswa.cpp (size_swa), llama-kv-cache.cpp (has_v)",
         slots,
         (
             f"full and latent: tokens rounded up to {pad}",

@@ -90,7 +90,8 @@ class Reader:
         listed = list(cast("list[Any]", value))
         if len(listed) > limits.MODEL_LAYERS:
             raise LimitError(
-                f"{name} in {self.where} has {len(listed):,} entries, and at most {limits.MODEL_LAYERS:,} layers are read."
+                f"{name} in {self.where} has {len(listed):,} entries, and at most {limits.MODEL_LAYERS:,} layers are "
+                "read."
             )
         return listed
 
@@ -102,7 +103,7 @@ class Reader:
         name, value = found
         if not isinstance(value, list | tuple):
             return [self.checked(name, value, least)] * num_layers
-        listed = cast("list[Any]", list(cast("list[Any]", value)))
+        listed = list(cast("list[Any]", value))
         if len(listed) != num_layers:
             raise ModelError(
                 f"{name} in {self.where} has {len(listed)} entries for {num_layers} layers.\n  Give one for each layer."
@@ -124,7 +125,8 @@ class Reader:
     def odd(self, name: str, value: object, expected: str) -> ModelError:
         """The error for a value that cannot be what its key says."""
         return ModelError(
-            f"{name} in {self.where} is {_short(value)}, and {expected} is expected.\n  Correct the config, or copy it again."
+            f"{name} in {self.where} is {_short(value)}, and {expected} is expected.\n"
+            "  Correct the config, or copy it again."
         )
 
     def missing(self, what: str, *names: str) -> ModelError:

@@ -12,6 +12,10 @@ from .cache import CacheSize as CacheSize
 from .cache import Group as Group
 from .cache import cache_size as cache_size
 from .cache import token_bytes as token_bytes
+from .curve import Curve as Curve
+from .curve import curves as curves
+from .curve import stack_curves as stack_curves
+from .curve import write_curves as write_curves
 from .fit import Fit as Fit
 from .fit import fit as fit
 from .flops import layer_work as layer_work
@@ -22,6 +26,7 @@ from .format import formats as formats
 from .hardware import HARDWARE as HARDWARE
 from .hardware import Hardware as Hardware
 from .hardware import hardware as hardware
+from .known import KNOWN as KNOWN
 from .known import model as model
 from .known import models as models
 from .layer import Kind as Kind
@@ -39,6 +44,7 @@ from .policy import llama_cpp as llama_cpp
 from .policy import paged as paged
 from .policy import policies as policies
 from .probe import probe as probe
+from .recommend import RULES as RULES
 from .recommend import Reason as Reason
 from .recommend import Recommendation as Recommendation
 from .recommend import recommend as recommend
@@ -50,6 +56,11 @@ from .scenario import Scenario as Scenario
 from .scenario import Use as Use
 from .step import ModelWork as ModelWork
 from .step import flops as flops
+from .units import show_bytes as show_bytes
+from .units import show_count as show_count
+from .units import show_flops as show_flops
+from .units import show_rate as show_rate
+from .units import show_seconds as show_seconds
 from .work import Convention as Convention
 from .work import LatentForm as LatentForm
 from .work import Part as Part

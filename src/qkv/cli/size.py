@@ -48,12 +48,14 @@ def size(
 
     if show_list:
         known = [{"name": one.name, "source": one.source} for one in qkv.size.KNOWN.values()]
-        typer.echo(
-            json.dumps(known, indent=1) if as_json else "\n".join(f"{k['name']:22} {k['source']}" for k in known)
-        )
+        lines = "\n".join(f"{one['name']:22} {one['source']}" for one in known)
+        typer.echo(json.dumps(known, indent=1) if as_json else lines)
         return
     if not model:
-        raise typer.BadParameter("give a model, or --list.", param_hint="MODEL")
+        raise qkv.ModelError(
+            "no model is given.
+  Give a config.json, a .gguf file or a name: qkv size --list shows them."
+        )
     policies = list(dict.fromkeys(policy or ["math"]))
     found: list[tuple[Model, list[CacheSize]]] = []
     for name in model:

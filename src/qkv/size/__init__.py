@@ -16,6 +16,7 @@ from .curve import Curve as Curve
 from .curve import curves as curves
 from .curve import stack_curves as stack_curves
 from .curve import write_curves as write_curves
+from .description import Model as Model
 from .fit import Fit as Fit
 from .fit import fit as fit
 from .flops import layer_work as layer_work
@@ -31,7 +32,6 @@ from .known import model as model
 from .known import models as models
 from .layer import Kind as Kind
 from .layer import Layer as Layer
-from .model import Model as Model
 from .pairs import bigbird_pairs as bigbird_pairs
 from .pairs import causal_pairs as causal_pairs
 from .pairs import chunk_pairs as chunk_pairs

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import SpecError
+from .description import Model
 from .format import Format, formats, to_format
 from .layer import Kind, Layer
-from .model import Model
 from .policy import Ask, Policy, rows, to_policy
 from .units import show_bytes, to_count
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import SpecError
 from .cache import cache_size
+from .description import Model
 from .format import Format
-from .model import Model
 from .policy import Policy, to_policy
 from .recommend import Recommendation
 from .units import show_bytes, show_count, to_count
@@ -27,17 +27,8 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 1140, 640
 _LEFT, _TOP, _RIGHT, _BOTTOM = 96, 64, 320, 64
 _COLOURS = (
-    "#1f4e79",
-    "#c0504d",
-    "#2e7d32",
-    "#7b4fa3",
-    "#b8860b",
-    "#00838f",
-    "#d81b60",
-    "#5d4037",
-    "#546e7a",
-    "#9e9d24",
-)
+    "#1f4e79", "#c0504d", "#2e7d32", "#7b4fa3", "#b8860b", "#00838f", "#d81b60", "#5d4037", "#546e7a", "#9e9d24"
+)  # fmt: skip
 _INK, _FAINT, _GRID = "#2d2d2d", "#787878", "#d6d0c4"
 MOST_LINES = len(_COLOURS)
 """Lines that can be told apart by colour."""

@@ -13,8 +13,8 @@ from typing import Literal
 from .. import limits
 from ..errors import SpecError
 from .cache import cache_size
+from .description import Model
 from .format import Format, to_format
-from .model import Model
 from .policy import Policy, to_policy
 from .units import to_bytes, to_count
 

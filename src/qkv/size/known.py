@@ -8,16 +8,17 @@ too.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..errors import ModelError
+from .description import Model
 from .files import Source
-from .model import Model
 
 _LOCAL, _GLOBAL = "sliding_attention", "full_attention"
 
@@ -328,22 +329,23 @@ def model(what: Source | Model) -> Model:
     """
     if isinstance(what, Model):
         return what
-    if isinstance(what, str):
-        plain = what.strip().lower().replace("_", "-").split("/")[-1]
-        if plain in KNOWN:
-            return _known(plain)
-    if isinstance(what, str | PathLike) and not _is_there(what):
-        text = str(what)
-        near = difflib.get_close_matches(text.lower().split("/")[-1], KNOWN, n=3)
+    if not isinstance(what, str | PathLike):
+        return Model.from_config(what)
+    text = os.fspath(cast("str | PathLike[str]", what))
+    plain = text.strip().lower().replace("_", "-").split("/")[-1]
+    if isinstance(what, str) and plain in KNOWN:
+        return _known(plain)
+    if not _is_there(text):
+        near = difflib.get_close_matches(plain[:100], KNOWN, n=3)
         hint = f"Did you mean {', '.join(near)}? " if near else ""
         raise ModelError(
             f'"{text[:200]}" is no known model, and no file.\n'
             f"  {hint}Give a config.json, its directory, a .gguf file or a name: qkv size --list shows them."
         )
-    return Model.from_config(what)
+    return Model.from_config(text)
 
 
-def _is_there(path: str | PathLike[str]) -> bool:
+def _is_there(path: str) -> bool:
     try:
         return Path(path).expanduser().exists()
     except (OSError, ValueError, RuntimeError):  # a name too long for a file system, a zero byte, no home

@@ -1,7 +1,7 @@
 """Allocator policies: how many token slots a cache sets aside for a layer, and how many bytes a slot has.
 
 A figure of bytes means nothing without the one who allocates, so that each policy is named and says its formula. Knows
-rounding, slack and replication. Refuses to know models (``model``) and to add up (``cache``).
+rounding, slack and replication. Refuses to know models (``description``) and to add up (``cache``).
 """
 
 from __future__ import annotations

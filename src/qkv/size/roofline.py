@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .description import Model
 from .format import Format, to_format
 from .hardware import Hardware, hardware
-from .model import Model
 from .step import ModelWork, flops
 from .work import Convention, LatentForm, Work
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import SpecError
 from .format import to_format
@@ -143,11 +143,14 @@ def make_scenario(
     )
 
 
-def _word(kind: type[Any], value: object, what: str) -> Any:
+Word = TypeVar("Word", bound=StrEnum)
+
+
+def _word(kind: type[Word], value: object, what: str) -> Word:
     try:
         return kind(str(value).strip().lower().replace("_", "-"))
     except ValueError:
         known = [str(item) for item in kind]
-        near = difflib.get_close_matches(str(value), known, n=1)
+        near = difflib.get_close_matches(str(value)[:40], known, n=1)
         hint = f"Did you mean {near[0]}? " if near else ""
         raise SpecError(f'{what}="{str(value)[:40]}" is not known.\n  {hint}Known: {", ".join(known)}.') from None

@@ -13,9 +13,9 @@ from ..spec import Spec
 from ..terms import masks, position
 from ..terms.keep import Keep
 from .cache import cache_size
+from .description import Model
 from .flops import layer_work, linear_layer
 from .layer import Kind, Layer
-from .model import Model
 from .roofline import Roof, roof
 from .scenario import Scenario
 from .work import Work

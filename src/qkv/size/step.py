@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 from ..errors import SpecError
 from .cache import check_source
+from .description import Model
 from .flops import layer_work
 from .format import Format, to_format
 from .layer import Layer
-from .model import Model
 from .units import to_count
 from .work import Convention, LatentForm, Work, to_convention, to_form
 

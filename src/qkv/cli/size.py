@@ -53,8 +53,7 @@ def size(
         return
     if not model:
         raise qkv.ModelError(
-            "no model is given.
-  Give a config.json, a .gguf file or a name: qkv size --list shows them."
+            "no model is given.\n  Give a config.json, a .gguf file or a name: qkv size --list shows them."
         )
     policies = list(dict.fromkeys(policy or ["math"]))
     found: list[tuple[Model, list[CacheSize]]] = []

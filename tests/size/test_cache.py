@@ -1,7 +1,8 @@
-"""Cache bytes: properties over random layers, the policies' rounding by hand, and what transformers really allocates."""
+"""Cache bytes: properties over random layers, the policies' rounding by hand, what transformers really allocates."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -61,20 +62,17 @@ def test_monotone_in_every_size(data: st.DataObject, layer: Layer, a: int, b: in
     if policy == "llama.cpp" and layer.kind is Kind.CROSS:
         return
     dtype = data.draw(allowed(policy))
-    size = lambda one, n, number=batch, source=7: (
-        cache_size(  # noqa: E731
-            of(one), n, batch=number, dtype=dtype, policy=policy, source=source
-        ).bytes
-    )
+
+    def size(one: Layer, n: int, number: int = batch, source: int = 7) -> int:
+        return cache_size(of(one), n, batch=number, dtype=dtype, policy=policy, source=source).bytes
+
     low, high = sorted((a, b))
     assert size(layer, low) <= size(layer, high)
     assert size(layer, low) <= size(layer, low, number=batch + 1)
     assert size(layer, low, source=7) <= size(layer, low, source=8)
     for name in ("num_kv_heads", "key_size", "value_size", "span", "latent_size", "rotary_size", "state_size"):
         if getattr(layer, name):
-            import dataclasses
-
-            larger = dataclasses.replace(layer, **{name: getattr(layer, name) + 1})
+            larger = replace(layer, **{name: getattr(layer, name) + 1})
             assert size(layer, low) <= size(larger, low), name
     wider = {"int4": "int8", "int8": "f16", "fp8": "f16", "q4_0": "q8_0", "q8_0": "f16", "f16": "f32", "bf16": "f32"}
     if dtype in wider and layer.key_size >= 32 and layer.value_size >= 32 and wider[dtype] in policies[policy].dtypes:

@@ -28,13 +28,14 @@ class Hardware:
     measured: bool = False
 
     def rate(self, dtype: str) -> float:
-        """Operations each second with products of ``dtype``; f16 and bf16 stand for one another, and quantized caches
-        are computed in bf16 where the machine has no rate of their own.
+        """Operations each second with products of ``dtype``.
 
-        Raises ``SpecError`` for a format without a published rate.
+        f16 and bf16 stand for one another; quantized caches are computed in 16 bits; a machine that multiplies in f32
+        alone converts what it reads and computes there. Raises ``SpecError`` for f32 where no such rate was published.
         """
-        wanted = {"f32": ("f32",), "f16": ("f16", "bf16"), "bf16": ("bf16", "f16"), "fp8": ("fp8", "bf16", "f16")}
-        for name in wanted.get(dtype, ("bf16", "f16", "f32")):
+        half = ("bf16", "f16", "f32")
+        wanted = {"f32": ("f32",), "f16": ("f16", "bf16", "f32"), "fp8": ("fp8", *half)}
+        for name in wanted.get(dtype, half):
             if name in self.flops_per_s:
                 return self.flops_per_s[name]
         known = ", ".join(self.flops_per_s)

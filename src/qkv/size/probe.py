@@ -1,27 +1,32 @@
 """A short measurement of this machine: the peak of products in float32 and bf16, and the bandwidth of reading.
 
-Knows two loops and a clock, for less than a second in all. Refuses to know models. It uses torch where a probe is asked
+Knows two loops and a clock, for about a second in all. Refuses to know models. It uses torch where a probe is asked
 for, and nothing else of the room does.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import time
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
+from ..errors import InternalError
 from .hardware import Hardware
 
-_SIDE = 1024
+_SIDES = (64, 128, 256, 512, 1024)
+_ENOUGH_S = 0.01
+"""A product that takes so long is large enough; a type that the machine does not multiply stops at a small one."""
 _READ_BYTES = 1 << 28
 """Far beyond any cache of a desktop; servers with larger ones read a share of it from there."""
 _TRIALS = 4
 
 
 def probe() -> Hardware:
-    """This machine as a ``Hardware``: rates measured once in a process, by torch's products of 1024 x 1024 and by
+    """This machine as a ``Hardware``: rates measured once in a process, by torch's products of matrices and by
     reading 256 MiB; the best of four trials each. The memory is what the system says, 0 where it does not.
     """
     return _probe(_threads())
@@ -37,15 +42,24 @@ def _threads() -> int:
 def _probe(num_threads: int) -> Hardware:
     import torch
 
-    rates: dict[str, float] = {}
-    for name, dtype in (("f32", torch.float32), ("bf16", torch.bfloat16)):
-        left, right = (torch.ones(_SIDE, _SIDE, dtype=dtype) for _ in range(2))
-        out = torch.empty(_SIDE, _SIDE, dtype=dtype)
-        rates[name] = 2 * _SIDE**3 / _best_s(lambda a=left, b=right, c=out: torch.mm(a, b, out=c))
+    rates = {"f32": _product_rate(torch.float32), "bf16": _product_rate(torch.bfloat16)}
     data = torch.ones(_READ_BYTES // 4)
     bandwidth = _READ_BYTES / _best_s(data.sum)
     about = f"measured here: torch {torch.__version__}, {num_threads} threads, {platform.machine()}"
     return Hardware("this", rates, bandwidth, _memory_bytes(), about, measured=True)
+
+
+def _product_rate(dtype: Any) -> float:
+    """Operations each second in the product of two square matrices of a size that takes long enough."""
+    import torch
+
+    for side in _SIDES:
+        left, right = (torch.ones(side, side, dtype=dtype) for _ in range(2))
+        out = torch.empty(side, side, dtype=dtype)
+        took = _best_s(functools.partial(torch.mm, left, right, out=out))
+        if took >= _ENOUGH_S or side == _SIDES[-1]:
+            return 2 * side**3 / took
+    raise InternalError("the sizes of the probe are gone; please report this")
 
 
 def _best_s(run: Callable[[], object]) -> float:

@@ -125,7 +125,7 @@ def make_scenario(
     element = to_format(dtype)
     if not element.is_plain:
         raise SpecError(
-            f"dtype={element.name}: weights and activations are f32, f16 or bf16.\n  Caches follow by rule."
+            f"dtype={element.name}: weights and activations are f32, f16 or bf16.\n  The cache's follows by rule."
         )
     return Scenario(
         kind,

@@ -47,7 +47,7 @@ def size(
     import qkv
 
     if show_list:
-        known = [{"name": one.name, "source": one.source} for one in qkv.size.KNOWN.values()]
+        known = [{"name": name, "source": said} for name, said in qkv.size.sources().items()]
         lines = "\n".join(f"{one['name']:22} {one['source']}" for one in known)
         typer.echo(json.dumps(known, indent=1) if as_json else lines)
         return

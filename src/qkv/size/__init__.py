@@ -30,6 +30,7 @@ from .hardware import hardware as hardware
 from .known import KNOWN as KNOWN
 from .known import model as model
 from .known import models as models
+from .known import sources as sources
 from .layer import Kind as Kind
 from .layer import Layer as Layer
 from .pairs import bigbird_pairs as bigbird_pairs

@@ -318,6 +318,16 @@ def models() -> tuple[str, ...]:
     return tuple(KNOWN)
 
 
+def sources() -> dict[str, str]:
+    """Where the facts of each public model stand, by its name.
+
+    >>> import qkv
+    >>> qkv.size.sources()["gpt2"]
+    'config.json of openai-community/gpt2 (huggingface.co)'
+    """
+    return {name: entry.source for name, entry in KNOWN.items()}
+
+
 def model(what: Source | Model) -> Model:
     """The model called ``what`` in the table of public models, or the one that a path, dict or config describes.
 

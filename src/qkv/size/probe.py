@@ -14,20 +14,19 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from ..errors import InternalError
 from .hardware import Hardware
 
-_SIDES = (64, 128, 256, 512, 1024)
-_ENOUGH_S = 0.01
-"""A product that takes so long is large enough; a type that the machine does not multiply stops at a small one."""
+_SIDES = (256, 512, 1024)
+_ENOUGH_S = 0.2
+"""A product that takes so long is the last: a larger one would take eight times as long."""
 _READ_BYTES = 1 << 28
 """Far beyond any cache of a desktop; servers with larger ones read a share of it from there."""
-_TRIALS = 4
+_TRIALS = 6
 
 
 def probe() -> Hardware:
     """This machine as a ``Hardware``: rates measured once in a process, by torch's products of matrices and by
-    reading 256 MiB; the best of four trials each. The memory is what the system says, 0 where it does not.
+    reading 256 MiB; the best of six trials each. The memory is what the system says, 0 where it does not.
     """
     return _probe(_threads())
 
@@ -50,16 +49,20 @@ def _probe(num_threads: int) -> Hardware:
 
 
 def _product_rate(dtype: Any) -> float:
-    """Operations each second in the product of two square matrices of a size that takes long enough."""
+    """Operations each second in products of square matrices: the best of all sizes, for a small one is easily disturbed
+    and a large one takes seconds where the machine does not multiply the type.
+    """
     import torch
 
+    best = 0.0
     for side in _SIDES:
         left, right = (torch.ones(side, side, dtype=dtype) for _ in range(2))
         out = torch.empty(side, side, dtype=dtype)
         took = _best_s(functools.partial(torch.mm, left, right, out=out))
-        if took >= _ENOUGH_S or side == _SIDES[-1]:
-            return 2 * side**3 / took
-    raise InternalError("the sizes of the probe are gone; please report this")
+        best = max(best, 2 * side**3 / took)
+        if took >= _ENOUGH_S:
+            break
+    return best
 
 
 def _best_s(run: Callable[[], object]) -> float:

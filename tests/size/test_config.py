@@ -171,11 +171,11 @@ UNSETTLED = [
     ),
     (
         {"num_key_value_heads": [1, 2]},
-        "num_key_value_heads in the config has 2 entries for 4 layers.\n  Give one for each layer.",
+        "num_key_value_heads in the config lists 2 values for 4 layers.\n  Give one for each layer.",
     ),
     (
         {"layer_types": ["full_attention"]},
-        "layer_types in the config has 1 entries for 4 layers.\n  Give one for each layer.",
+        "layer_types in the config lists 1 kinds for 4 layers.\n  Give one for each layer.",
     ),
     (
         {"layer_types": ["sliding_attention"] * 4},

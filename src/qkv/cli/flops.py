@@ -95,7 +95,8 @@ def show(found: ModelWork, roofs: list[Roof], screen: Console) -> None:
 
     size = qkv.size
     length, new = size.show_count(found.keys), size.show_count(found.queries)
-    screen.print(f"{found.model}: {new} new tokens of a context of {length}, batch {found.batch}", style="bold")
+    tokens = "token" if found.queries == 1 else "tokens"
+    screen.print(f"{found.model}: {new} new {tokens} of a context of {length}, batch {found.batch}", style="bold")
     latent = f", latents {found.latent}" if any(work.kind == "latent" for work in found.layers) else ""
     screen.print(f"pairs counted: {found.convention}{latent}, {found.dtype}", style="dim")
     screen.print(f"{'part':26}{'FLOP':>24}   in the first layer that has it", style="dim")

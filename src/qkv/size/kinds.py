@@ -56,7 +56,7 @@ def _listed(reader: Reader, num_layers: int) -> list[Shape] | None:
     if names is not None:
         if len(names) != num_layers:
             raise ModelError(
-                f"layer_types in {reader.where} has {len(names)} entries for {num_layers} layers.\n"
+                f"layer_types in {reader.where} lists {len(names)} kinds for {num_layers} layers.\n"
                 "  Give one for each layer."
             )
         return [_shape(reader, name) for name in names]

@@ -106,7 +106,8 @@ class Reader:
         listed = list(cast("list[Any]", value))
         if len(listed) != num_layers:
             raise ModelError(
-                f"{name} in {self.where} has {len(listed)} entries for {num_layers} layers.\n  Give one for each layer."
+                f"{name} in {self.where} lists {len(listed)} values for {num_layers} layers.\n"
+                "  Give one for each layer."
             )
         return [self.checked(name, item, least) for item in listed]
 

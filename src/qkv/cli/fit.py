@@ -29,7 +29,7 @@ def fit(
     source: Annotated[str, typer.Option(help="Tokens that cross-attention reads.")] = "0",
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Show the largest context (for a batch) or the largest batch (for a context) that fits."""
+    """Show the largest context or batch whose cache fits a memory."""
     import qkv
 
     one = qkv.size.model(model)

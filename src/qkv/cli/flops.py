@@ -32,7 +32,7 @@ def flops(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Show the FLOPs and bytes of attention layers, by part and by kind of layer.
+    """Show the FLOPs and bytes of a model's attention.
 
     A multiply and an add are two operations. MLPs, experts, embeddings and the head are not attention and not counted.
     """

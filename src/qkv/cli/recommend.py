@@ -36,7 +36,10 @@ def recommend(
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the caches as .png or .svg.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Recommend mechanisms for a use and constraints; what is left open has the default of the use."""
+    """Recommend mechanisms for a use and constraints.
+
+    What is left open has the default of the use.
+    """
     import qkv
 
     found = qkv.size.recommend(

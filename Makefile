@@ -1,14 +1,15 @@
 # The same few commands for everyone; each makes its own .venv first. Needs python3 (3.11 or later), make, a C++ compiler.
 #   make demo | test | check | bench | docs | clean
 # TESTS=tests/coords runs some tests, BENCH="--only NAME" some benchmarks, PYTHON=python3.12 picks an interpreter,
-# WERROR=ON turns compiler warnings into errors, SANITIZE=ON runs the C++ tests under the sanitizers.
+# WERROR=ON turns compiler warnings into errors. `make test` begins with `make test-cpp`: the C++ tests, plain and under
+# the sanitizers that SANITIZERS lists; `make test-neon` runs them for Arm where a cross-compiler and qemu are installed.
 
 PYTHON ?= python3
 TESTS ?= tests
 BENCH ?=
 WORKERS ?= auto
 WERROR ?= OFF
-SANITIZE ?= OFF
+SANITIZERS ?= address,undefined thread
 PROMPT ?= Why is the sky blue? Answer in two sentences.
 
 VENV := .venv
@@ -16,13 +17,20 @@ BIN := $(VENV)/bin
 DEPS := $(VENV)/.qkv-dependencies
 CORE := $(VENV)/.qkv-core
 FILES := $(VENV)/.qkv-files
+COMMA := ,
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
-SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.cc' -o -name '*.h')
-CPP := build/cpp-tests
+SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc cmake -type f)
+BUILD := build/core
+CTEST = $(BIN)/ctest --output-on-failure --parallel 2 --no-tests=error
+# Only targets that some machine of this kind can run are worth a sanitizer's time; `wide` stands for AVX-512.
+CMAKE_TESTS = PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -G Ninja --log-level=WARNING -DQKV_PYTHON=OFF -DQKV_TESTS=ON -DQKV_WERROR=$(WERROR)
+NEON_CXX ?= aarch64-linux-gnu-g++
+NEON_RUN ?= qemu-aarch64
+NEON_ROOT ?= /usr/aarch64-linux-gnu
 REQUIREMENTS := import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); e = p["project"]["optional-dependencies"]; \
 	print(*p["build-system"]["requires"], *p["project"]["dependencies"], *e["transformers"], *e["dev"], sep="\n")
 
-.PHONY: all demo test test-cpp check bench docs clean force
+.PHONY: all demo test test-cpp sanitized test-neon check bench docs clean force
 .DELETE_ON_ERROR:
 
 all: $(CORE)
@@ -35,11 +43,28 @@ demo: $(CORE)
 test: $(CORE) test-cpp
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(TESTS)
 
-test-cpp: $(DEPS)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $(CPP) -G Ninja --log-level=WARNING -DQKV_PYTHON=OFF -DQKV_TESTS=ON -DQKV_WERROR=$(WERROR) -DQKV_SANITIZE=$(SANITIZE) > /dev/null
-	@$(BIN)/cmake --build $(CPP) -- --quiet
-	@$(BIN)/ctest --test-dir $(CPP) --output-on-failure > $(CPP)/report.txt || { cat $(CPP)/report.txt; exit 1; }
+# The plain tests lie in the build tree of the installed core; those of the sanitizers need no Python.
+test-cpp: $(CORE)
+	@$(CTEST) --test-dir $(BUILD) > $(BUILD)/report.txt || { cat $(BUILD)/report.txt; exit 1; }
 	@echo "C++ unit tests passed"
+	@for sanitizer in $(SANITIZERS); do $(MAKE) --no-print-directory sanitized SANITIZER=$$sanitizer || exit 1; done
+
+sanitized: TREE = build/$(subst $(COMMA),-,$(SANITIZER))
+sanitized: $(DEPS)
+	@$(CMAKE_TESTS) -B $(TREE) -DQKV_SANITIZE=$(SANITIZER) -DQKV_TARGETS="$(if $(filter thread,$(SANITIZER)),portable,avx2;neon;wide)" > /dev/null
+	@$(BIN)/cmake --build $(TREE) -- --quiet
+	@$(CTEST) --test-dir $(TREE) > $(TREE)/report.txt || { cat $(TREE)/report.txt; exit 1; }
+	@echo "C++ unit tests passed under -fsanitize=$(SANITIZER)"
+
+# The Arm target and its neighbours, run by an emulator of the processor.
+test-neon: $(DEPS)
+	@command -v $(NEON_CXX) > /dev/null && command -v $(NEON_RUN) > /dev/null || { \
+	echo "make test-neon needs $(NEON_CXX) and $(NEON_RUN) (Debian: g++-aarch64-linux-gnu, qemu-user)"; exit 1; }
+	@$(CMAKE_TESTS) -B build/neon -DQKV_TARGETS=neon -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+	-DCMAKE_CXX_COMPILER=$(NEON_CXX) "-DCMAKE_CROSSCOMPILING_EMULATOR=$(NEON_RUN);-L;$(NEON_ROOT)" > /dev/null
+	@$(BIN)/cmake --build build/neon -- --quiet
+	@$(CTEST) --test-dir build/neon > build/neon/report.txt || { cat build/neon/report.txt; exit 1; }
+	@echo "C++ unit tests passed for Arm, under $(NEON_RUN)"
 
 check: $(CORE)
 	@$(BIN)/ruff format --check .
@@ -73,7 +98,7 @@ $(DEPS): pyproject.toml constraints.txt
 # An editable install: edits of Python files count at once, edits of csrc/ when make runs next.
 $(CORE): $(SOURCES) $(FILES) | $(DEPS)
 	@echo "building the compiled core"
-	@$(PIP) --no-deps --no-build-isolation --config-settings=cmake.define.QKV_WERROR=$(WERROR) --editable .
+	@$(PIP) --no-deps --no-build-isolation --config-settings=cmake.define.QKV_WERROR=$(WERROR) --config-settings=cmake.define.QKV_TESTS=ON --config-settings=build-dir=$(BUILD) --editable .
 	@touch $@
 
 # The install remembers where each module lies; only a module that is new, gone or moved makes it stale.

@@ -6,5 +6,154 @@ def cpu_features() -> dict[str, bool]:
 def cpu_sizes() -> dict[str, int]:
     """Threads and cache sizes in bytes; 0 where the system does not tell."""
 
+def cpu_targets() -> list[str]:
+    """Names of the targets that were built and can run here, best first."""
+
+def cpu_target() -> str:
+    """Name of the target in use."""
+
+def use_cpu_target(name: str) -> None:
+    """Uses the named target from now on; "" chooses anew."""
+
+def probe_fma_flops(num_threads: int, dtype: str) -> float:
+    """Floating-point operations in a second by multiply-adds in registers alone, measured."""
+
+def probe_read_bandwidth(num_threads: int, bytes: int) -> float:
+    """Bytes read in a second from an array of this size that is read again and again, measured."""
+
 def compiler() -> str:
     """Name and version of the compiler that built this module."""
+
+class Graph:
+    """Expression graphs of one spec, checked."""
+
+    def __init__(
+        self,
+        nodes: list[tuple[int, int, list[int], int, int, float]],
+        num_coordinates: int,
+        num_tables: int,
+        keep: int,
+        score: int,
+        by_score: int,
+        row: int,
+        gradients: list[tuple[int, int]],
+        keep_guards: list[tuple[int, int]],
+        score_guards: list[tuple[int, int]],
+        row_guards: list[tuple[int, int]],
+    ) -> None:
+        """Nodes are (operation, kind, operands or indices, coordinate or table, whole, real); parts are node numbers,
+        -1 for none. Raises ``InternalError`` for what is no graph.
+        """
+
+    def bind(
+        self,
+        coordinates: list[tuple[int, int, int, int]],
+        tables: list[tuple[int, int, list[int], list[int], bool]],
+        wide: bool,
+        alive: object,
+    ) -> Terms:
+        """The programs of one call. Coordinates are (role, size, divisor, offset), tables (address, elements, sizes,
+        strides, whether to learn their bounds); ``alive`` is held as long as the terms are.
+        """
+
+class Terms:
+    """Terms of one call: programs that kernels run."""
+
+    masks: bool
+    changes: bool
+    scratch_bytes: int
+
+    def verdict(self, shared: int, row0: int, rows: int, key0: int, keys: int) -> int:
+        """What the mask keeps of a block: 0 nothing, 1 all, 2 perhaps some."""
+
+    def evaluate(
+        self, shared: int, row0: int, rows: int, key0: int, keys: int, s: int, stride: int, masked: bool
+    ) -> int:
+        """Changes the scores at address ``s`` in place; the node of a lookup that left its table, or -1."""
+
+    def backward(
+        self,
+        shared: int,
+        row0: int,
+        rows: int,
+        key0: int,
+        keys: int,
+        raw: int,
+        ds: int,
+        stride: int,
+        masked: bool,
+        table_grads: list[int],
+    ) -> None:
+        """Changes gradients of the scores at address ``ds`` into those of the scaled products at ``raw``, and adds to
+        the dense gradients of the tables; address 0 for a table that needs none.
+        """
+
+    def rows(self, shared: int, row0: int, rows: int, key0: int, keys: int, out: int, stride: int) -> int:
+        """Writes which row of the table of values each pair reads, as int32; returns as ``evaluate``."""
+
+Strides = tuple[list[int], list[int], int]
+
+class Attention:
+    """Attention calls of one signature, checked."""
+
+    def __init__(
+        self,
+        element: int,
+        shared: list[int],
+        rows: list[int],
+        keys: list[int],
+        feature_size: int,
+        value_size: int,
+        scale: float,
+        weighing: int,
+        bias: float,
+        terms_shared: int,
+        pair_row: list[int],
+        num_buckets: int,
+        views: dict[str, Strides],
+    ) -> None:
+        """Sizes by role; ``views`` holds the strides of each tensor (q, k, v, out, grad, sink, lse, buckets, dq, dk,
+        dv) along shared axes, along rows or keys, and along the last axis. Raises ``InternalError`` for what does not
+        fit.
+        """
+
+    def forward(
+        self,
+        q: int,
+        k: int,
+        v: int,
+        out: int,
+        sink: int = 0,
+        lse: int = 0,
+        level: int = 0,
+        entropy: int = 0,
+        argmax: int = 0,
+        buckets: int = 0,
+        terms: Terms | None = None,
+        dropout: float = 0.0,
+        seed: int = 0,
+        num_threads: int = 1,
+    ) -> int:
+        """Runs one call on tensors at these addresses (0: not wanted); the lookup that left its table, or -1."""
+
+    def backward(
+        self,
+        q: int,
+        k: int,
+        v: int,
+        grad: int,
+        lse: int,
+        delta: int,
+        bucket_grad: int,
+        dq: int,
+        dk: int,
+        dv: int,
+        table_grads: list[int],
+        table_sizes: list[int],
+        tables_apart: bool,
+        terms: Terms | None,
+        dropout: float,
+        seed: int,
+        num_threads: int,
+    ) -> int:
+        """Writes dq, dk, dv where wanted and adds to the tables' dense gradients; as ``forward``."""

@@ -13,6 +13,7 @@
     ├── PositionError     (ValueError)   nothing says where the queries stand among the keys
     ├── TraceError        (TypeError)    a function of coordinates does something that cannot be recorded
     ├── Refused           (RuntimeError) a strategy that was asked for cannot run this call
+    ├── TargetError       (ValueError)   QKV_CPU_TARGET names an instruction set that cannot be used here
     ├── ModelError        (RuntimeError) a model file or a model cannot be used
     ├── LimitError        (ValueError)   an input is larger than a limit of ``qkv.limits``
     └── InternalError     (RuntimeError) a fault of qkv's own; please report it
@@ -95,6 +96,13 @@ class Refused(QkvError, RuntimeError):
         self.reasons = tuple(reasons)
 
 
+class TargetError(QkvError, ValueError):
+    """An instruction set was asked for that this build does not know or this machine cannot run.
+
+    ``QKV_CPU_TARGET=avx512`` on a processor without AVX-512.
+    """
+
+
 class ModelError(QkvError, RuntimeError):
     """A model file or a loaded model cannot be used: missing, truncated, or of an architecture that does not route."""
 
@@ -119,6 +127,7 @@ for _kind in (
     PositionError,
     TraceError,
     Refused,
+    TargetError,
     ModelError,
     LimitError,
     InternalError,

@@ -22,6 +22,7 @@ from .coords.named import Named as Named
 from .coords.typed import T as T
 from .core import compiler as compiler
 from .core import cpu_features as cpu_features
+from .core import cpu_target as cpu_target
 from .errors import CoordinateError as CoordinateError
 from .errors import DeviceError as DeviceError
 from .errors import DtypeError as DtypeError
@@ -35,6 +36,7 @@ from .errors import Refused as Refused
 from .errors import ShapeError as ShapeError
 from .errors import SizeMismatch as SizeMismatch
 from .errors import SpecError as SpecError
+from .errors import TargetError as TargetError
 from .errors import TraceError as TraceError
 from .plan import Plan as Plan
 from .plan import strategies as strategies
@@ -115,6 +117,7 @@ __all__ = [
     "Spec",
     "SpecError",
     "T",
+    "TargetError",
     "TraceError",
     "Weights",
     "abs",
@@ -133,6 +136,7 @@ __all__ = [
     "concat",
     "cos",
     "cpu_features",
+    "cpu_target",
     "cumsum",
     "differential",
     "differential_lambda",

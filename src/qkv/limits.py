@@ -56,3 +56,9 @@ SIZE_COUNT: Final = 1 << 60
 GGUF_ENTRIES: Final = 65_536
 GGUF_ITEMS: Final = 16_000_000
 GGUF_TEXT_BYTES: Final = 16_000_000
+
+# A probe starts a thread of the system's for each, and more than there are processors measure nothing.
+PROBE_THREADS: Final = 1024
+
+# A probe's array is written once and read a dozen times; the largest caches hold a gigabyte.
+PROBE_BYTES: Final = 1 << 33

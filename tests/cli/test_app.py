@@ -66,6 +66,7 @@ def test_info() -> None:
     data = json.loads(CliRunner().invoke(app, ["info", "--json"]).stdout)
     assert data["strategies"] == list(qkv.strategies())
     assert data["torch"]
+    assert data["target"] == qkv.cpu_target()
     shown = CliRunner().invoke(app, ["info"]).stdout
     assert f"strategies   {', '.join(qkv.strategies())}" in shown
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import os
 import platform
 import re
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from qkv import core
+from qkv import core, limits
+from qkv.errors import LimitError, SpecError, TargetError
 
 ROOT = Path(__file__).parents[2]
 CPUINFO = Path("/proc/cpuinfo")
@@ -47,6 +51,93 @@ def test_sizes_are_plausible() -> None:
     assert list(sizes) == ["num_threads", "cache_line_bytes", "l1_data_bytes", "l2_bytes", "l3_bytes"]
     assert 1 <= sizes["num_threads"] < 10_000
     assert sizes["cache_line_bytes"] in {0, 32, 64, 128, 256}
+
+
+TARGETS = ["avx512bf16", "avx512", "avx2", "neon", "portable", "wide"]  # best first; the last only when named
+NEEDS = {
+    "avx512bf16": {"avx512_bf16", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"},
+    "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"},
+    "avx2": {"avx2", "fma", "f16c"},
+    "neon": {"neon"},
+}
+
+
+def test_targets_are_those_that_the_features_allow() -> None:
+    usable = {name for name, has in core.cpu_features().items() if has}
+    targets = core.cpu_targets()
+    assert targets == [name for name in TARGETS if name in targets]
+    assert "portable" in targets
+    assert "wide" in targets, "make builds it for tests"
+    assert {name for name in targets if name in NEEDS} == {name for name, needs in NEEDS.items() if needs <= usable}
+
+
+def asked(target: str) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter under QKV_CPU_TARGET, which prints the target that it uses."""
+    script = "import qkv\ntry:\n    print(qkv.cpu_target())\nexcept qkv.QkvError as error:\n    print(repr(error))"
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"QKV_CPU_TARGET": target},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+def test_the_environment_forces_a_target() -> None:
+    assert asked("").stdout.strip() == core.cpu_targets()[0]
+    assert asked("wide").stdout.strip() == "wide"
+    assert eval(asked("avx9").stdout, {"TargetError": str}) == (  # noqa: S307 - a repr of our own
+        'QKV_CPU_TARGET is "avx9", which is no target of this version.\n'
+        f"  Usable here, best first: {', '.join(core.cpu_targets())}\n"
+        "  Name one of them, or none to let qkv choose."
+    )
+
+
+def test_a_target_is_used_inside_a_block_and_not_after_it() -> None:
+    before = core.cpu_target()
+    for name in core.cpu_targets():
+        with core.using_cpu_target(name):
+            assert core.cpu_target() == name
+        assert core.cpu_target() == before
+    with pytest.raises(TargetError, match='The target asked for is "avx9", which is no'), core.using_cpu_target("avx9"):
+        pass
+    with pytest.raises(ZeroDivisionError), core.using_cpu_target("portable"):
+        1 / 0  # noqa: B018 - the block fails
+    assert core.cpu_target() == before
+
+
+@pytest.mark.parametrize("target", core.cpu_targets())
+def test_what_the_machine_reaches_is_measured(target: str) -> None:
+    with core.using_cpu_target(target):
+        for dtype in ("float32", "float64", "bfloat16"):
+            assert 1e6 < core.probe_fma_flops(1, dtype) < 1e13
+        assert 1e6 < core.probe_read_bandwidth(2, 1 << 20) < 1e14
+        assert core.probe_read_bandwidth(3, 1) > 1e6  # a page for each thread at least
+
+
+def test_a_probe_refuses_what_it_cannot_measure() -> None:
+    def message(kind: type[Exception], run: Callable[[], object]) -> str:
+        with pytest.raises(kind) as caught:
+            run()
+        return str(caught.value)
+
+    assert message(SpecError, lambda: core.probe_fma_flops(0)) == (
+        "probe_fma_flops: num_threads=0 does nothing.\n  Give at least 1."
+    )
+    assert message(LimitError, lambda: core.probe_read_bandwidth(limits.PROBE_THREADS + 1)) == (
+        "probe_read_bandwidth: num_threads=1025 is more than 1024.\n"
+        '  Give the number of processors: cpu_sizes()["num_threads"].'
+    )
+    assert message(SpecError, lambda: core.probe_fma_flops(1, "float16")) == (
+        'probe_fma_flops: dtype=\'float16\' is not known.\n  Give "float32", "float64" or "bfloat16".'
+    )
+    assert message(SpecError, lambda: core.probe_read_bandwidth(1, 0)) == (
+        "probe_read_bandwidth: num_bytes=0 is nothing to read.\n  Give at least 1."
+    )
+    assert message(LimitError, lambda: core.probe_read_bandwidth(1, limits.PROBE_BYTES + 1)) == (
+        "probe_read_bandwidth: num_bytes=8589934593 is more than 8589934592.\n"
+        "  An array of some times the largest cache says all that there is to learn."
+    )
 
 
 def test_the_compiler_is_named() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import qkv
-from qkv import errors
+from qkv import core, errors
 
 Q, K = torch.zeros(2, 8, 5, 64), torch.zeros(2, 8, 128, 64)
 Call = Callable[[], object]
@@ -38,6 +38,11 @@ def _refused() -> object:
         return qkv.attention(Q, K, K, score=qkv.softcap(5.0))
 
 
+def _target() -> object:
+    with core.using_cpu_target("avx9"):
+        return qkv.cpu_target()
+
+
 RAISED: dict[type[qkv.QkvError], tuple[Call, type[Exception]]] = {
     qkv.PatternError: (lambda: qkv.Spec("b h i d, b h i d, b h i d -> b h i d"), ValueError),
     qkv.CoordinateError: (lambda: qkv.Named(Q, "b h i d").sum("j"), ValueError),
@@ -49,6 +54,7 @@ RAISED: dict[type[qkv.QkvError], tuple[Call, type[Exception]]] = {
     qkv.PositionError: (lambda: qkv.attention(Q, K, K, keep=qkv.causal()), ValueError),
     qkv.TraceError: (lambda: qkv.keep(lambda i, j: j if i else j > 0), TypeError),
     qkv.Refused: (_refused, RuntimeError),
+    qkv.TargetError: (_target, ValueError),
     qkv.ModelError: (_load, RuntimeError),
     qkv.LimitError: (lambda: qkv.Spec("b " * 5000), ValueError),
     qkv.InternalError: (_taken_apart, RuntimeError),

@@ -37,8 +37,9 @@ def gather() -> dict[str, str | list[str] | None]:
     try:
         found["compiler"] = qkv.compiler()
         found["processor"] = [name for name, usable in qkv.cpu_features().items() if usable]
+        found["target"] = qkv.cpu_target()
     except ImportError:
-        found["compiler"], found["processor"] = "the compiled core is not built", []
+        found["compiler"], found["processor"], found["target"] = "the compiled core is not built", [], "none"
     return found
 
 

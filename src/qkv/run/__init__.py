@@ -3,6 +3,7 @@
 from ..plan import register
 from .call import attention as attention
 from .chunked import Chunked
+from .cpu import Cpu
 from .linear import LinearState as LinearState
 from .linear import LinearStrategy
 from .linear import linear_step as linear_step
@@ -10,5 +11,5 @@ from .reference import Reference
 from .result import Result as Result
 from .sdpa import Sdpa
 
-for _strategy in (Reference(), Chunked(), Sdpa(), LinearStrategy()):
+for _strategy in (Reference(), Chunked(), Cpu(), Sdpa(), LinearStrategy()):
     register(_strategy)

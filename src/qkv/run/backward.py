@@ -22,18 +22,19 @@ SECOND = "its backward makes scores again and has no derivative of its own"
 
 
 class _Once(torch.autograd.Function):
-    """The identity on gradients, whose derivative is refused."""
+    """The identity on gradients, whose derivative is refused in the name of ``strategy``."""
 
     @staticmethod
-    def forward(ctx: Any, *gradients: Tensor) -> Any:
+    def forward(ctx: Any, strategy: str, *gradients: Tensor) -> Any:
+        ctx.strategy = strategy
         return tuple(x.view_as(x) for x in gradients)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - torch names no arguments
         raise Refused(
-            f'strategy "chunked" has no second derivative.\n    {SECOND}\n'
+            f'strategy "{ctx.strategy}" has no second derivative.\n    {SECOND}\n'
             '  Use strategy "reference": with qkv.strategy("reference").',
-            strategy="chunked",
+            strategy=ctx.strategy,
             reasons=(SECOND,),
         )
 
@@ -41,26 +42,35 @@ class _Once(torch.autograd.Function):
 _once = cast("Callable[..., tuple[Tensor, ...]]", _Once.apply)  # pyright: ignore[reportUnknownMemberType]
 
 
-def recomputing(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps a backward: run without autocast and graph; a derivative of what it returns raises ``Refused``."""
+def recomputing(strategy: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Wraps a backward of ``strategy``: run without autocast and graph; a derivative of what it returns raises
+    ``Refused``.
+    """
 
-    @wraps(backward)
-    def entered(ctx: Any, *grads: Tensor | None) -> Any:
-        given = [x.device.type for x in grads if x is not None]
-        if not given:
-            return (None,) * len(ctx.needs_input_grad)
-        with torch.no_grad(), torch.autocast(given[0], enabled=False):
-            found: tuple[Tensor | None, ...] = backward(ctx, *grads)
-        if not torch.is_grad_enabled():
-            return found
-        # Leaves of their own, so that the refusal is met when somebody derives what comes out; and the operands beside
-        # them, so that it is met, too, by whoever derives with respect to those.
-        leaves = [x.detach().requires_grad_() for x in found if x is not None]
-        operands = [x for x in (*grads, *ctx.saved_tensors) if x is not None and x.requires_grad]
-        made = iter(_once(*leaves, *operands))
-        return tuple(None if x is None else next(made) for x in found)
+    def wrapped(backward: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(backward)
+        def entered(ctx: Any, *grads: Tensor | None) -> Any:
+            return _entered(strategy, backward, ctx, *grads)
 
-    return entered
+        return entered
+
+    return wrapped
+
+
+def _entered(strategy: str, backward: Callable[..., Any], ctx: Any, *grads: Tensor | None) -> Any:
+    given = [x.device.type for x in grads if x is not None]
+    if not given:
+        return (None,) * len(ctx.needs_input_grad)
+    with torch.no_grad(), torch.autocast(given[0], enabled=False):
+        found: tuple[Tensor | None, ...] = backward(ctx, *grads)
+    if not torch.is_grad_enabled():
+        return found
+    # Leaves of their own, so that the refusal is met when somebody derives what comes out; and the operands beside
+    # them, so that it is met, too, by whoever derives with respect to those.
+    leaves = [x.detach().requires_grad_() for x in found if x is not None]
+    operands = [x for x in (*grads, *ctx.saved_tensors) if x is not None and x.requires_grad]
+    made = iter(_once(strategy, *leaves, *operands))
+    return tuple(None if x is None else next(made) for x in found)
 
 
 def versions(tables: Iterable[Captured]) -> tuple[tuple[Captured, int], ...]:

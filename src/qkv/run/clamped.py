@@ -59,7 +59,7 @@ class Clamped(torch.autograd.Function):
         return output
 
     @staticmethod
-    @recomputing
+    @recomputing("chunked")
     def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - torch names no arguments
         grad: Tensor = grads[0].contiguous()
         job: Job = ctx.job

@@ -211,7 +211,7 @@ class Attend(torch.autograd.Function):
         return (output, lse, *stats.values())
 
     @staticmethod
-    @recomputing
+    @recomputing("chunked")
     def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - torch names no arguments
         from .recompute import gradients
 

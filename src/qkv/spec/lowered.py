@@ -7,8 +7,8 @@ names and graphs; sizes and tensors come later, when a call is bound.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from ..coords.pattern import Pattern
 from ..coords.roles import Roles, roles
@@ -30,7 +30,7 @@ class Lowered:
     ``Score()`` otherwise), ``sink``, ``lam`` and ``decay`` are by head. ``row_table`` is a table of vectors added to
     values and the row to read. ``query_order`` holds the query-only coordinates, sequences before head groups.
     ``relations`` are the pairs of a query and a key coordinate whose positions some part relates, ``compared`` those
-    that a graph compares: all but the rotation's.
+    that a graph compares: all but the rotation's. ``programs`` is where a reader keeps what it made of the graphs.
     """
 
     pattern: Pattern
@@ -53,6 +53,7 @@ class Lowered:
     relations: frozenset[tuple[str, str]]
     compared: frozenset[tuple[str, str]]
     rotated: tuple[str, str] | None
+    programs: dict[Any, Any] = field(default_factory=dict[Any, Any], compare=False, repr=False)
 
     @property
     def nodes(self) -> tuple[Node, ...]:

@@ -1,0 +1,104 @@
+// The contract between the door and the kernels: one attention call as pointers, sizes and strides.
+//
+// No word of an instruction set stands here. A call has shared axes (one problem for each of their elements), row axes
+// (the queries), key axes, a feature and a value feature; any of them may have any stride, 0 included. Terms of masks and
+// scores are programs (terms.h). Whoever fills these structs has checked sizes and pointers; `check` says what must hold.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "elements.h"
+#include "terms.h"
+
+namespace qkv {
+
+constexpr int kMaxAxes = 8;
+constexpr int kMostTables = 64;  // whose gradients one call adds up
+
+struct Axes {
+    int count = 0;
+    int64_t size[kMaxAxes] = {};
+
+    int64_t total() const {
+        int64_t product = 1;
+        for (int n = 0; n < count; ++n) product *= size[n];
+        return product;
+    }
+};
+
+// A tensor over the shared axes, the axes of its items (rows or keys) and one last axis; strides count elements.
+struct View {
+    void* data = nullptr;  // null: not wanted, or not there
+    int64_t shared[kMaxAxes] = {};
+    int64_t item[kMaxAxes] = {};
+    int64_t last = 0;
+};
+
+enum class Weighing : uint8_t { softmax, sigmoid };
+
+// What forward and backward have in common. The working type is double for double elements and float for all others.
+struct Problem {
+    Element element = Element::f32;
+    Axes shared, rows, keys;  // rows: the last axis is the one that masks and tiles run along
+    int64_t feature_size = 0, value_size = 0;
+    double scale = 1.0;
+    Weighing weighing = Weighing::softmax;
+    double bias = 0.0;  // of a sigmoid
+    View q, k, v;       // of `element`
+    View sink;          // of the working type, over shared and row axes; null without sinks
+    const Terms* terms = nullptr;
+    int64_t terms_shared = 0;  // how many shared elements terms and dropout know: maps of differential weights share them
+    bool masked = false;       // whether the terms can drop a pair
+    bool scored = false;       // whether the terms change a score
+    double dropout = 0.0;      // the probability that a weight is dropped
+    uint64_t seed = 0;
+    int64_t pair_row[kMaxAxes] = {};  // the step of each row axis in the order that dropout counts rows by
+    int64_t num_buckets = 0;          // rows of a value table, 0 without
+};
+
+struct Forward : Problem {
+    View out;                 // of `element`
+    View lse, level, entropy; // of the working type; level: the largest score
+    View argmax;              // int64
+    View buckets;             // of the working type: each row's weights summed by the row of the value table they read
+};
+
+struct Backward : Problem {
+    View grad;         // of the output, `element`
+    View lse, delta;   // working type: the row's lse (softmax), and what is subtracted from grad . v
+    View bucket_grad;  // working type: grad times each row of the value table, features are rows of the table
+    View dq, dk, dv;   // `element`; null where no gradient is wanted
+    // For each table of the terms a dense accumulator of the working type, or null: which ones need a gradient. Where
+    // slots have accumulators of their own (see the schedule) the functions get larger ones.
+    void* const* table_grads = nullptr;
+    const int64_t* table_sizes = nullptr;  // elements of each
+    int num_tables = 0;
+    bool tables_apart = false;  // tasks of different shared elements add to different elements of every table
+};
+
+// How a forward call is cut into tasks, which may run in any order on any thread. What a row's numbers are depends on
+// the cut of its keys alone, and that on the sizes of the call: the number of threads changes no bit.
+struct Schedule {
+    int64_t num_shared = 0, num_rows = 0, num_keys = 0;
+    int64_t chunk_rows = 0, num_chunks = 0;   // rows of a task
+    int64_t split_keys = 0, num_splits = 0;   // keys of a task
+    int64_t num_tasks = 0;
+    size_t scratch_bytes = 0;                 // of each thread
+    size_t partial_bytes = 0;                 // of the whole call, 0 with one split
+};
+
+// How a backward call is cut: the rows of a shared element in parts, each with sums of its own for dk and dv, and the
+// parts in slots, each with accumulators of its own for tables. A slot's parts are run one after the other; slots may
+// run in any order on any thread, and are summed in their order. All of it follows from the call's sizes.
+struct BackwardSchedule {
+    int64_t num_shared = 0, num_rows = 0, num_keys = 0;
+    int64_t part_rows = 0, num_parts = 0;
+    int64_t num_slots = 0;
+    int64_t chunk_rows = 0;
+    bool own_tables = false;    // each slot has accumulators of its own: num_slots times table_sizes, zeroed
+    size_t scratch_bytes = 0;   // of each thread
+    size_t partial_bytes = 0;   // of the whole call: the parts' sums, 0 with one part
+};
+
+}  // namespace qkv

@@ -1,0 +1,334 @@
+// The door for attention calls: sizes and strides are checked once, addresses arrive as whole numbers, and tasks go to the pool.
+//
+// An object stands for one signature: sizes, strides, element type, weighing. Running it takes addresses and what changes
+// from call to call. The lock of the interpreter is released while kernels run. Refuses to know what a kernel does.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <new>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "attention.h"
+#include "pool.h"
+#include "targets.h"
+
+namespace nb = nanobind;
+
+const qkv::Terms* terms_of(nb::handle object);
+
+namespace {
+
+using Sizes = std::vector<int64_t>;
+using Strides = std::tuple<Sizes, Sizes, int64_t>;  // along shared axes, along items (rows or keys), along the last axis
+using Address = std::uintptr_t;
+
+constexpr std::size_t kAlignment = 64;
+constexpr std::size_t kKeptBytes = std::size_t{32} << 20;  // of scratch that a thread keeps between calls
+constexpr double kSmallWork = 1 << 18;                     // multiply-adds that are not worth waking a thread for
+constexpr __int128 kMostElements = __int128{1} << 60;
+
+// A call that does not fit its contract: a mistake of the caller in this package, not of the package's user.
+class CallError : public std::runtime_error {
+  public:
+    using std::runtime_error::runtime_error;
+};
+
+struct Free {
+    void operator()(char* at) const { std::free(at); }
+};
+
+// Memory that grows and stays, up to a limit; what it holds is lost when it grows.
+class Memory {
+  public:
+    void* at_least(std::size_t bytes) {
+        if (bytes > size_) {
+            const std::size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+            block_.reset();
+            size_ = 0;
+            block_.reset(static_cast<char*>(std::aligned_alloc(kAlignment, rounded)));
+            if (!block_) throw std::bad_alloc();
+            size_ = rounded;
+        }
+        return block_.get();
+    }
+    void give_back() {
+        if (size_ <= kKeptBytes) return;
+        block_.reset();
+        size_ = 0;
+    }
+
+  private:
+    std::unique_ptr<char, Free> block_;
+    std::size_t size_ = 0;
+};
+
+thread_local Memory scratch_memory;   // of the tasks that this thread runs
+thread_local Memory partial_memory;   // of the calls that this thread makes
+
+int64_t checked_total(const char* what, const Sizes& sizes) {
+    if (sizes.size() > static_cast<std::size_t>(qkv::kMaxAxes)) {
+        throw CallError(std::string("an attention call has more than ") + std::to_string(qkv::kMaxAxes) + " axes of " + what);
+    }
+    __int128 total = 1;
+    bool empty = false;
+    for (int64_t size : sizes) {
+        if (size < 0) throw CallError(std::string("an axis of ") + what + " has a size below 0");
+        if (size == 0) empty = true;
+        else if ((total *= size) > kMostElements) throw CallError(std::string("the sizes of ") + what + " overflow");
+    }
+    return empty ? 0 : static_cast<int64_t>(total);
+}
+
+qkv::Axes axes_of(const char* what, const Sizes& sizes) {
+    checked_total(what, sizes);
+    qkv::Axes axes;
+    axes.count = static_cast<int>(sizes.size());
+    for (int n = 0; n < axes.count; ++n) axes.size[n] = sizes[n];
+    return axes;
+}
+
+// Fills the strides of a view and checks that no element of it is further away than addresses reach.
+void place(const std::string& name, const Strides& strides, const qkv::Axes& shared, const qkv::Axes& items, int64_t last_size,
+           qkv::View& view) {
+    const auto& [along_shared, along_items, last] = strides;
+    if (static_cast<int>(along_shared.size()) != shared.count || static_cast<int>(along_items.size()) != items.count) {
+        throw CallError("the strides of " + name + " are not as many as its axes");
+    }
+    __int128 furthest = 0;
+    const auto reach = [&](int64_t size, int64_t stride) {
+        if (stride < 0) throw CallError("a stride of " + name + " is below 0");
+        if (size > 1) furthest += static_cast<__int128>(size - 1) * stride;
+        if (furthest > kMostElements) throw CallError("the strides of " + name + " overflow");
+    };
+    for (int n = 0; n < shared.count; ++n) reach(shared.size[n], view.shared[n] = along_shared[n]);
+    for (int n = 0; n < items.count; ++n) reach(items.size[n], view.item[n] = along_items[n]);
+    reach(last_size, view.last = last);
+}
+
+void* pointer(Address address) { return reinterpret_cast<void*>(address); }
+
+class Attention {
+  public:
+    Attention(int element, const Sizes& shared, const Sizes& rows, const Sizes& keys, int64_t feature_size, int64_t value_size,
+              double scale, int weighing, double bias, int64_t terms_shared, const Sizes& pair_row, int64_t num_buckets,
+              const std::map<std::string, Strides>& views) {
+        if (element < 0 || element > static_cast<int>(qkv::Element::f16)) throw CallError("an attention call has elements of no known type");
+        if (weighing < 0 || weighing > static_cast<int>(qkv::Weighing::sigmoid)) throw CallError("an attention call has an unknown weighing");
+        qkv::Problem& call = problem_;
+        call.element = static_cast<qkv::Element>(element);
+        call.shared = axes_of("the shared coordinates", shared);
+        call.rows = axes_of("the rows", rows);
+        call.keys = axes_of("the keys", keys);
+        const Sizes sides = {checked_total("the shared coordinates", shared), checked_total("the rows", rows), checked_total("the keys", keys)};
+        checked_total("the scores", sides);
+        checked_total("q", {sides[0], sides[1], feature_size});
+        checked_total("v", {sides[0], sides[2], value_size});
+        call.feature_size = feature_size, call.value_size = value_size;
+        call.scale = scale;
+        call.weighing = static_cast<qkv::Weighing>(weighing);
+        call.bias = bias;
+        if (terms_shared < 0 || (terms_shared > 0 && sides[0] % terms_shared != 0)) throw CallError("the terms' shared elements do not divide the call's");
+        call.terms_shared = terms_shared;
+        if (pair_row.size() != rows.size()) throw CallError("the steps of rows are not as many as their axes");
+        for (std::size_t n = 0; n < pair_row.size(); ++n) call.pair_row[n] = pair_row[n];
+        checked_total("the value table", {sides[0], sides[1], num_buckets});
+        call.num_buckets = num_buckets;
+        for (const auto& [name, strides] : views) take(name, strides);
+        for (const char* name : {"q", "k", "v"}) {
+            if (!views.contains(name)) throw CallError(std::string("an attention call has no strides of ") + name);
+        }
+        work_ = static_cast<double>(sides[0]) * static_cast<double>(sides[1]) * static_cast<double>(sides[2]) *
+                static_cast<double>(feature_size + value_size);
+    }
+
+    // The lookup that left its table at a pair that counts, or -1.
+    int forward(Address q, Address k, Address v, Address out, Address sink, Address lse, Address level, Address entropy,
+                Address argmax, Address buckets, nb::handle terms, double dropout, uint64_t seed, int num_threads) const {
+        qkv::Forward call{};
+        static_cast<qkv::Problem&>(call) = problem_;
+        start(call, q, k, v, terms, dropout, seed);
+        if (out == 0 && call.value_size > 0 && call.shared.total() * call.rows.total() > 0) throw CallError("an attention call has no output");
+        put(call.out, out_, out, "out"), put(call.sink, sink_, sink, "sink"), put(call.lse, lse_, lse, "lse");
+        put(call.level, lse_, level, "level"), put(call.entropy, lse_, entropy, "entropy"), put(call.argmax, lse_, argmax, "argmax");
+        put(call.buckets, buckets_, buckets, "buckets");
+        if (call.num_buckets > 0 && buckets == 0) throw CallError("an attention call with a value table has no place for its sums");
+        const qkv::Target& target = qkv::target();
+        const nb::gil_scoped_release released;
+        return run_forward(call, target, threads(num_threads));
+    }
+
+    int backward(Address q, Address k, Address v, Address grad, Address lse, Address delta, Address bucket_grad, Address dq,
+                 Address dk, Address dv, const std::vector<Address>& table_grads, const Sizes& table_sizes, bool tables_apart,
+                 nb::handle terms, double dropout, uint64_t seed, int num_threads) const {
+        qkv::Backward call{};
+        static_cast<qkv::Problem&>(call) = problem_;
+        start(call, q, k, v, terms, dropout, seed);
+        put(call.grad, grad_, grad, "grad"), put(call.lse, lse_, lse, "lse"), put(call.delta, lse_, delta, "delta");
+        put(call.bucket_grad, buckets_, bucket_grad, "bucket_grad");
+        put(call.dq, dq_, dq, "dq"), put(call.dk, dk_, dk, "dk"), put(call.dv, dv_, dv, "dv");
+        if (call.num_buckets > 0 && bucket_grad == 0) throw CallError("a backward with a value table has no gradient of its sums");
+        if (table_grads.size() != table_sizes.size() || table_grads.size() > static_cast<std::size_t>(qkv::kMostTables) ||
+            (call.terms != nullptr && call.scored && table_grads.size() != static_cast<std::size_t>(call.terms->num_tables))) {
+            throw CallError("a backward has not one gradient for each table");
+        }
+        std::vector<void*> grads;
+        for (Address at : table_grads) grads.push_back(pointer(at));
+        for (int64_t size : table_sizes) checked_total("a table", {size});
+        call.table_grads = grads.data(), call.table_sizes = table_sizes.data();
+        call.num_tables = static_cast<int>(grads.size());
+        call.tables_apart = tables_apart;
+        const qkv::Target& target = qkv::target();
+        const nb::gil_scoped_release released;
+        return call.element == qkv::Element::f64 ? run_backward<double>(call, target, threads(num_threads))
+                                                 : run_backward<float>(call, target, threads(num_threads));
+    }
+
+  private:
+    using View = std::optional<qkv::View>;
+
+    static void put(qkv::View& to, const View& view, Address at, const char* name) {
+        if (at == 0) return;
+        if (!view) throw CallError(std::string("an attention call was made without strides of ") + name);
+        to = *view, to.data = pointer(at);
+    }
+
+    void take(const std::string& name, const Strides& strides) {
+        qkv::Problem& call = problem_;
+        const auto fill = [&](View& to, const qkv::Axes& items, int64_t last) {
+            qkv::View view;
+            place(name, strides, call.shared, items, last, view);
+            to = view;
+        };
+        if (name == "q") place(name, strides, call.shared, call.rows, call.feature_size, call.q);
+        else if (name == "k") place(name, strides, call.shared, call.keys, call.feature_size, call.k);
+        else if (name == "v") place(name, strides, call.shared, call.keys, call.value_size, call.v);
+        else if (name == "out") fill(out_, call.rows, call.value_size);
+        else if (name == "grad") fill(grad_, call.rows, call.value_size);
+        else if (name == "sink") fill(sink_, call.rows, 1);
+        else if (name == "lse") fill(lse_, call.rows, 1);
+        else if (name == "buckets") fill(buckets_, call.rows, call.num_buckets);
+        else if (name == "dq") fill(dq_, call.rows, call.feature_size);
+        else if (name == "dk") fill(dk_, call.keys, call.feature_size);
+        else if (name == "dv") fill(dv_, call.keys, call.value_size);
+        else throw CallError("an attention call knows no tensor called " + name);
+    }
+
+    void start(qkv::Problem& call, Address q, Address k, Address v, nb::handle terms, double dropout, uint64_t seed) const {
+        call.q.data = pointer(q), call.k.data = pointer(k), call.v.data = pointer(v);
+        if (!(dropout >= 0.0 && dropout < 1.0)) throw CallError("dropout is no probability below 1");
+        call.dropout = dropout, call.seed = seed;
+        if (!terms.is_none()) {
+            call.terms = terms_of(terms);
+            if (call.terms->wide != (call.element == qkv::Element::f64)) throw CallError("terms and elements differ in their working type");
+            call.masked = call.terms->masks(), call.scored = call.terms->changes();
+        }
+        if (call.num_buckets > 0 && (call.terms == nullptr || !call.terms->reads_rows())) throw CallError("a value table is given and no term reads it");
+    }
+
+    int threads(int asked) const { return work_ < kSmallWork || asked < 1 ? 1 : asked; }
+
+    static void note(std::atomic<int32_t>& outside, int32_t found) {
+        if (found >= 0) outside.store(found, std::memory_order_relaxed);
+    }
+
+    static int run_forward(const qkv::Forward& call, const qkv::Target& target, int num_threads) {
+        const qkv::Schedule how = target.forward_schedule(call, num_threads);
+        if (how.num_tasks == 0) return -1;
+        void* partials = how.partial_bytes ? partial_memory.at_least(how.partial_bytes) : nullptr;
+        std::atomic<int32_t> outside{-1};
+        const auto task = [&](int64_t number, int) {
+            note(outside, target.forward_task(call, how, number, scratch_memory.at_least(how.scratch_bytes), partials));
+            scratch_memory.give_back();
+        };
+        qkv::parallel(num_threads, how.num_tasks, task);
+        if (how.num_splits > 1) {
+            const auto merge = [&](int64_t number, int) {
+                target.forward_merge(call, how, number, scratch_memory.at_least(how.scratch_bytes), partials);
+                scratch_memory.give_back();
+            };
+            qkv::parallel(num_threads, how.num_tasks / how.num_splits, merge);
+        }
+        partial_memory.give_back();
+        return outside.load(std::memory_order_relaxed);
+    }
+
+    template <class T> static int run_backward(const qkv::Backward& call, const qkv::Target& target, int num_threads) {
+        const qkv::BackwardSchedule how = target.backward_schedule(call);
+        if (how.num_slots == 0) return -1;
+        void* partials = how.partial_bytes ? partial_memory.at_least(how.partial_bytes) : nullptr;
+        // Each slot's own accumulators, summed afterwards in the order of the slots.
+        std::vector<std::unique_ptr<T[]>> own(static_cast<std::size_t>(call.num_tables));
+        std::vector<void*> grads(call.table_grads, call.table_grads + call.num_tables);
+        if (how.own_tables) {
+            for (std::size_t n = 0; n < own.size(); ++n) {
+                if (grads[n] == nullptr) continue;
+                own[n] = std::make_unique<T[]>(static_cast<std::size_t>(how.num_slots * call.table_sizes[n]));
+                grads[n] = own[n].get();
+            }
+        }
+        std::atomic<int32_t> outside{-1};
+        const auto slot = [&](int64_t number, int) {
+            note(outside, target.backward_slot(call, how, number, scratch_memory.at_least(how.scratch_bytes), partials, grads.data()));
+            scratch_memory.give_back();
+        };
+        qkv::parallel(num_threads, how.num_slots, slot);
+        if (how.num_parts > 1) {
+            const auto merge = [&](int64_t shared, int) { target.backward_merge(call, how, shared, partials); };
+            qkv::parallel(num_threads, how.num_shared, merge);
+        }
+        for (std::size_t n = 0; n < own.size(); ++n) {
+            if (!own[n]) continue;
+            T* sum = static_cast<T*>(call.table_grads[n]);
+            for (int64_t number = 0; number < how.num_slots; ++number) {
+                const T* from = own[n].get() + number * call.table_sizes[n];
+                for (int64_t m = 0; m < call.table_sizes[n]; ++m) sum[m] += from[m];
+            }
+        }
+        partial_memory.give_back();
+        return outside.load(std::memory_order_relaxed);
+    }
+
+    qkv::Problem problem_;
+    View out_, grad_, sink_, lse_, buckets_, dq_, dk_, dv_;
+    double work_ = 0.0;
+};
+
+void translate_call(const std::exception_ptr& raised, void*) {
+    try {
+        std::rethrow_exception(raised);
+    } catch (const CallError& error) {
+        const std::string text = std::string(error.what()) + "; please report this";
+        PyErr_SetString(nb::module_::import_("qkv.errors").attr("InternalError").ptr(), text.c_str());
+    }
+}
+
+}  // namespace
+
+void register_attention(nb::module_& m) {
+    nb::register_exception_translator(&translate_call);
+    nb::class_<Attention>(m, "Attention", "Attention calls of one signature, checked.")
+        .def(nb::init<int, const Sizes&, const Sizes&, const Sizes&, int64_t, int64_t, double, int, double, int64_t, const Sizes&, int64_t,
+                      const std::map<std::string, Strides>&>(),
+             nb::arg("element"), nb::arg("shared"), nb::arg("rows"), nb::arg("keys"), nb::arg("feature_size"), nb::arg("value_size"),
+             nb::arg("scale"), nb::arg("weighing"), nb::arg("bias"), nb::arg("terms_shared"), nb::arg("pair_row"),
+             nb::arg("num_buckets"), nb::arg("views"))
+        .def("forward", &Attention::forward, nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("out"), nb::arg("sink") = 0,
+             nb::arg("lse") = 0, nb::arg("level") = 0, nb::arg("entropy") = 0, nb::arg("argmax") = 0, nb::arg("buckets") = 0,
+             nb::arg("terms").none() = nb::none(), nb::arg("dropout") = 0.0, nb::arg("seed") = 0, nb::arg("num_threads") = 1)
+        .def("backward", &Attention::backward, nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("grad"), nb::arg("lse"), nb::arg("delta"),
+             nb::arg("bucket_grad"), nb::arg("dq"), nb::arg("dk"), nb::arg("dv"), nb::arg("table_grads"), nb::arg("table_sizes"),
+             nb::arg("tables_apart"), nb::arg("terms").none(), nb::arg("dropout"), nb::arg("seed"), nb::arg("num_threads"));
+}

@@ -1,0 +1,368 @@
+// The forward: rows of queries meet keys block by block, and no score outlives its block.
+//
+// Many rows: K and V are packed once for a chunk of rows, and groups of rows run over the packed block (both products in
+// registers, see gemm.h). Few rows, as in decoding: K and V are read in place, once for all rows of a problem
+// (in_place.h). What masks drop is skipped by blocks; what they keep in part is decided pair by pair. Refuses to know
+// threads: a task is one chunk of rows of one problem over one split of its keys.
+#pragma once
+
+#include "dropout.h"
+#include "in_place.h"
+#include "rows.h"
+#include "terms.h"
+
+namespace qkv::QKV_TARGET {
+
+constexpr int kBlockKeys = 256;
+constexpr int kMostChunkRows = 384;
+constexpr int kStepKeys = 64;  // masks are asked for stretches of this many keys within a block
+constexpr int kFewRows = 8;    // so few rows are not worth packing K for
+
+template <class T> constexpr int64_t padded_values(int64_t size) { return (size + kCols<T> - 1) / kCols<T> * kCols<T>; }
+
+template <class E, class T> QKV_INLINE E narrowed_to(T x) {
+    if constexpr (sizeof(T) == 8)
+        return x;
+    else
+        return narrowed<E>(x);
+}
+
+QKV_INLINE float natural_log(float x) { return __builtin_logf(x); }
+QKV_INLINE double natural_log(double x) { return __builtin_log(x); }
+
+// The part of a block that rows keep, from the first stretch that is not empty to the last one; false where there is
+// none. `ask(key, width)` is the mask's verdict; `whole` says whether all of the part is kept.
+template <class Ask>
+QKV_INLINE bool kept_stretch(const Ask& ask, int64_t count, int64_t& first, int64_t& last, bool& whole) {
+    first = 0, last = count;
+    if (whole) return true;
+    const Verdict found = ask(0, count);
+    if (found == Verdict::none) return false;
+    whole = found == Verdict::all;
+    if (whole || count <= kStepKeys) return true;
+    int64_t covered = 0;  // keys of stretches that are kept whole
+    bool any = false;
+    for (int64_t step = 0; step < count; step += kStepKeys) {
+        const int64_t width = count - step < kStepKeys ? count - step : kStepKeys;
+        const Verdict part = ask(step, width);
+        if (part == Verdict::none) continue;
+        if (!any) first = step;
+        any = true;
+        last = step + width;
+        if (part == Verdict::all) covered += width;
+    }
+    whole = any && covered == last - first;
+    return any;
+}
+
+// One row of results, times a factor, into its tensor.
+template <class T, class E>
+QKV_INLINE void write_features(const T* from, int64_t count, T factor, E* to, int64_t step) {
+    constexpr int W = Lanes<T>::count;
+    int64_t f = 0;
+    if (step == 1)
+        for (; f + W <= count; f += W) Write<T, E>::to(to + f, load<T>(from + f) * splat<T>(factor));
+    for (; f < count; ++f) to[f * step] = narrowed_to<E>(from[f] * factor);
+}
+
+static bool is_few(const Problem& problem) { return problem.rows.total() <= kFewRows; }
+
+// What a task works in; all of it from one piece of memory.
+template <class T> struct Workspace {
+    T *q, *k, *v, *s, *sums, *shrink;
+    RowState<T> rows;
+    uint8_t* keeps;        // which rows keep a key whose value is not finite, by row and key
+    T* buckets;
+    Scratch terms;
+
+    static int64_t values(const Forward& call, int64_t rows) {
+        const int64_t d = call.feature_size, e = padded_values<T>(call.value_size);
+        return rows * d + kBlockKeys * (d + e) + kGroupRows * kBlockKeys + rows * e + kGroupRows +
+               RowState<T>::kFields * rows + rows * call.num_buckets + 64;
+    }
+    static size_t bytes(const Forward& call, int64_t rows) {
+        return sizeof(T) * values(call, rows) + sizeof(int64_t) * rows + kGroupRows * kBlockKeys + 256 +
+               (call.terms ? call.terms->scratch_bytes : 0);
+    }
+    Workspace(const Forward& call, int64_t num_rows, void* memory) {
+        const int64_t d = call.feature_size, e = padded_values<T>(call.value_size);
+        auto* next = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory) + 63) / 64 * 64);
+        const auto take = [&next](int64_t count) {
+            T* out = next;
+            next += (count * sizeof(T) + 63) / 64 * 64 / sizeof(T);
+            return out;
+        };
+        s = take(kGroupRows * kBlockKeys), q = take(num_rows * d), k = take(kBlockKeys * d), v = take(kBlockKeys * e);
+        sums = take(num_rows * e), shrink = take(kGroupRows);
+        T* fields = take(RowState<T>::kFields * num_rows);
+        buckets = take(num_rows * call.num_buckets);
+        auto* places = reinterpret_cast<int64_t*>(next);
+        rows.point(fields, places, num_rows);
+        keeps = reinterpret_cast<uint8_t*>(places + num_rows);
+        const auto after = reinterpret_cast<uintptr_t>(keeps + kGroupRows * kBlockKeys);
+        terms.memory = reinterpret_cast<char*>((after + 63) / 64 * 64);
+    }
+};
+
+// One chunk of rows of one problem, and the keys that it has met so far.
+template <class T, class E> struct Chunk {
+    const Forward& call;
+    const int64_t shared, row0, num_rows, padded_rows;
+    const int64_t d, e;  // feature size; value size, padded to whole panels
+    const bool few;
+    const FoldHow how;
+    const T unit;        // of scores: log2(e) where they are powers of two
+    const Items<const E> keys, values;
+    Workspace<T> work;
+
+    Chunk(const Forward& c, int64_t problem, int64_t first, int64_t count, void* memory)
+        : call(c), shared(problem), row0(first), num_rows(count), padded_rows(rounded_up(count, kBlockRows)),
+          d(c.feature_size), e(padded_values<T>(c.value_size)), few(is_few(c)),
+          how{sizeof(T) == 4 && !c.scored && c.weighing == Weighing::softmax, c.entropy.data != nullptr,
+              c.level.data != nullptr || c.argmax.data != nullptr},
+          unit(how.powers_of_two ? static_cast<T>(kLog2E) : T(1)), keys(c, c.keys, c.k, problem, 0),
+          values(c, c.keys, c.v, problem, 0), work(c, rounded_up(count, kGroupRows), memory) {
+        const Items<const E> queries(c, c.rows, c.q, problem, first);
+        const T factor = static_cast<T>(c.scale) * unit;
+        for (int64_t n = 0; n < num_rows; ++n) load_row(queries(n), c.q.last, factor, work.q + n * d);
+        const int64_t all = rounded_up(num_rows, kGroupRows);
+        memset(work.q + num_rows * d, 0, sizeof(T) * (all - num_rows) * d);
+        memset(work.sums, 0, sizeof(T) * all * e);
+        memset(work.buckets, 0, sizeof(T) * num_rows * c.num_buckets);
+        for (int64_t n = 0; n < num_rows; ++n) {
+            const T* sink = c.sink.data ? Items<const T>(c, c.rows, c.sink, problem, first + n)(0) : nullptr;
+            reset_row<T>(work.rows, n, sink, unit);
+        }
+    }
+
+    void load_row(const E* from, int64_t step, T factor, T* to) const {
+        for (int64_t f = 0; f < d; ++f) to[f] = static_cast<T>(widened(from[f * step])) * factor;
+    }
+
+    int64_t terms_shared() const { return call.terms_shared ? shared % call.terms_shared : shared; }
+
+    Verdict verdict(int64_t first_row, int64_t count, int64_t key0, int64_t count_keys) const {
+        if (!call.masked) return Verdict::all;
+        return keep_verdict(*call.terms, terms_shared(), row0 + first_row, count, key0, count_keys);
+    }
+
+    // All keys from `first` to `last`: stretches that the mask leaves empty are halved away.
+    void run(int64_t first, int64_t last, bool whole) {
+        if (first >= last) return;
+        if (!whole) {
+            const Verdict found = verdict(0, num_rows, first, last - first);
+            if (found == Verdict::none) return;
+            whole = found == Verdict::all;
+        }
+        if (whole) {
+            const int64_t step = reads_in_place(true) ? kFewKeys : kBlockKeys;
+            for (int64_t key = first; key < last; key += step) block(key, last - key < step ? last - key : step, true);
+            return;
+        }
+        if (last - first <= kBlockKeys) return block(first, last - first, whole);
+        const int64_t blocks = (last - first + kBlockKeys - 1) / kBlockKeys;
+        const int64_t middle = first + blocks / 2 * kBlockKeys;
+        run(first, middle, false);
+        run(middle, last, false);
+    }
+
+    // A dropped key must not reach a sum, whatever it holds: only packing looks at values.
+    bool reads_in_place(bool whole) const { return few && whole && call.num_buckets == 0; }
+
+    // Calls go(key_at, value_at) for the items from key0 on.
+    template <class Go> QKV_INLINE void with_places(int64_t key0, const Go& go) const {
+        if (call.keys.count == 1)
+            go(Line<const E>{keys(key0), call.k.item[0]}, Line<const E>{values(key0), call.v.item[0]});
+        else
+            go([&](int64_t n) { return keys(key0 + n); }, [&](int64_t n) { return values(key0 + n); });
+    }
+
+    void block(int64_t key0, int64_t count, bool whole) {
+        const bool in_place = reads_in_place(whole);
+        bool finite = true;
+        if (!in_place) {
+            const auto key_at = [&](int64_t n) { return keys(key0 + n); };
+            const auto value_at = [&](int64_t n) { return values(key0 + n); };
+            pack_across<T, E>(key_at, count, d, call.k.last, work.k);
+            finite = pack_along<T, E, true>(value_at, count, count, call.value_size, call.v.last, T(1), work.v);
+        }
+        for (int64_t row = 0; row < num_rows; row += kGroupRows) {
+            const int rows = static_cast<int>(num_rows - row < kGroupRows ? num_rows - row : kGroupRows);
+            group(row, rows, key0, count, whole, in_place, finite);
+        }
+    }
+
+    void group(int64_t row, int rows, int64_t key0, int64_t count, bool whole, bool in_place, bool finite) {
+        const auto ask = [&](int64_t key, int64_t width) { return verdict(row, rows, key0 + key, width); };
+        int64_t first, last;
+        if (!kept_stretch(ask, count, first, last, whole)) return;
+        const int tiles = (rows + kBlockRows - 1) / kBlockRows;
+        const int64_t left = first / kCols<T> * kCols<T>, right = rounded_up(last, kCols<T>);
+        if (in_place) {
+            const auto go = [&](const auto& key_at, const auto& value_at) {
+                scores_in_place<T, E>(work.q + row * d, rows, d, key_at, value_at, count, call.k.last, call.value_size,
+                                      work.s, kBlockKeys);
+            };
+            with_places(key0, go);
+        } else {
+            for (int64_t column = left; column < right; column += kCols<T>)
+                for (int tile = 0; tile < tiles; ++tile)
+                    product<T>(d, work.q + (row + tile * kBlockRows) * d, d, 1, work.k + column * d,
+                               work.s + tile * kBlockRows * kBlockKeys + column, kBlockKeys);
+        }
+        const T none = -static_cast<T>(__builtin_inff());
+        if (call.scored || !whole) {
+            const Place place{terms_shared(), row0 + row, rows, key0 + first, last - first};
+            apply_terms<T>(*call.terms, place, work.s + first, kBlockKeys, !whole, work.terms);
+        }
+        for (int r = 0; r < rows; ++r) {
+            for (int64_t n = left; n < first; ++n) work.s[r * kBlockKeys + n] = none;
+            for (int64_t n = last; n < right; ++n) work.s[r * kBlockKeys + n] = none;
+        }
+        if (!finite) note_kept(rows, first, last);
+        if (call.weighing == Weighing::sigmoid)
+            fold_sigmoid<T>(work.rows, row, rows, work.s, kBlockKeys, left, right, key0, static_cast<T>(call.bias),
+                            how.place, work.shrink);
+        else
+            fold<T>(work.rows, row, rows, work.s, kBlockKeys, left, right, key0, how, work.shrink);
+        for (int r = rows; r < kGroupRows; ++r) work.shrink[r] = T(0);
+        if (call.dropout > 0) drop_weights(row, rows, key0, first, last);
+        if (call.num_buckets) add_buckets(row, rows, key0, first, last);
+        if (in_place) {
+            const auto go = [&](const auto&, const auto& value_at) {
+                values_in_place<T, E>(work.s, kBlockKeys, work.shrink, rows, value_at, count, call.value_size, call.v.last,
+                                      work.sums + row * e, e, keys(key0) + count * d);
+            };
+            with_places(key0, go);
+            return;
+        }
+        // Rows past the last one hold scores of queries that are 0; their sums are never read.
+        for (int64_t panel = 0; panel < e; panel += kCols<T>)
+            for (int tile = 0; tile < tiles; ++tile)
+                rescaled_product<T>(last - first, work.s + tile * kBlockRows * kBlockKeys + first, kBlockKeys, 1,
+                                    work.v + panel * count + first * kCols<T>,
+                                    work.sums + (row + tile * kBlockRows) * e + panel, e,
+                                    work.shrink + tile * kBlockRows);
+        if (!finite) add_odd(row, rows, key0, first, last);
+    }
+
+    void note_kept(int rows, int64_t first, int64_t last) {
+        for (int r = 0; r < rows; ++r)
+            for (int64_t n = first; n < last; ++n)
+                work.keeps[r * kBlockKeys + n] = !(work.s[r * kBlockKeys + n] == -static_cast<T>(__builtin_inff()));
+    }
+
+    // Values that are not finite, left out when V was packed, reach the rows that keep their key as arithmetic has it.
+    void add_odd(int64_t row, int rows, int64_t key0, int64_t first, int64_t last) {
+        for (int64_t n = first; n < last; ++n) {
+            const E* value = values(key0 + n);
+            for (int64_t f = 0; f < call.value_size; ++f) {
+                const T x = static_cast<T>(widened(value[f * call.v.last]));
+                if (x - x == T(0)) continue;
+                for (int r = 0; r < rows; ++r)
+                    if (work.keeps[r * kBlockKeys + n]) work.sums[(row + r) * e + f] += work.s[r * kBlockKeys + n] * x;
+            }
+        }
+    }
+
+    void drop_weights(int64_t row, int rows, int64_t key0, int64_t first, int64_t last) {
+        for (int r = 0; r < rows; ++r)
+            drop_row<T>(call, terms_shared(), row0 + row + r, key0 + first, last - first,
+                        work.s + r * kBlockKeys + first);
+    }
+
+    void add_buckets(int64_t row, int rows, int64_t key0, int64_t first, int64_t last) {
+        int32_t read[kBlockKeys];
+        for (int r = 0; r < rows; ++r) {
+            T* buckets = work.buckets + (row + r) * call.num_buckets;
+            for (int64_t n = 0; n < call.num_buckets; ++n) buckets[n] *= work.shrink[r];
+            const Place place{terms_shared(), row0 + row + r, 1, key0 + first, last - first};
+            pair_rows(*call.terms, place, read, kBlockKeys, work.terms);
+            for (int64_t n = first; n < last; ++n) buckets[read[n - first]] += work.s[r * kBlockKeys + n];
+        }
+    }
+
+    void leave_sinks_out() {
+        for (int64_t n = 0; n < num_rows; ++n) reset_row<T>(work.rows, n, nullptr, unit);
+    }
+
+    // One row's state and sums, into and out of the record of a split.
+    void save(int64_t n, T* to) const {
+        const RowState<T>& rows = work.rows;
+        to[0] = rows.level[n], to[1] = rows.total[n], to[2] = rows.best[n], to[3] = rows.mass[n], to[4] = rows.moment[n];
+        memcpy(to + RowState<T>::kFields, rows.where + n, 8);
+        T* sums = to + RowState<T>::kFields + 8 / sizeof(T);
+        memcpy(sums, work.sums + n * e, sizeof(T) * e);
+        memcpy(sums + e, work.buckets + n * call.num_buckets, sizeof(T) * call.num_buckets);
+    }
+
+    void take(int64_t n, const T* from, bool is_first) {
+        RowState<T>& rows = work.rows;
+        const T none = -static_cast<T>(__builtin_inff());
+        const T* sums = from + RowState<T>::kFields + 8 / sizeof(T);
+        const bool weighed = call.weighing == Weighing::softmax;
+        const T before = is_first ? none : rows.level[n], level = from[0] > before ? from[0] : before;
+        const T base = level == none ? T(0) : level;
+        const T old_part = !weighed ? T(1) : is_first ? T(0) : one_weight(before - base);
+        const T new_part = !weighed ? T(1) : one_weight(from[0] - base);
+        const T kept = is_first ? T(0) : rows.total[n], moment = is_first ? T(0) : rows.moment[n];
+        const T mass = is_first ? T(0) : rows.mass[n];
+        const T old_shift = before == none ? T(0) : before - base, new_shift = from[0] == none ? T(0) : from[0] - base;
+        rows.total[n] = kept * old_part + from[1] * new_part;
+        rows.moment[n] = (moment + mass * old_shift) * old_part + (from[4] + from[3] * new_shift) * new_part;
+        rows.mass[n] = mass * old_part + from[3] * new_part;
+        rows.level[n] = level;
+        if (is_first || from[2] > rows.best[n] || (from[2] != from[2] && rows.best[n] == rows.best[n])) {
+            rows.best[n] = from[2];
+            memcpy(rows.where + n, from + RowState<T>::kFields, 8);
+        }
+        for (int64_t f = 0; f < e; ++f) work.sums[n * e + f] = add_parts(work.sums[n * e + f], old_part, sums[f], new_part, is_first);
+        T* buckets = work.buckets + n * call.num_buckets;
+        for (int64_t m = 0; m < call.num_buckets; ++m)
+            buckets[m] = add_parts(buckets[m], old_part, sums[e + m], new_part, is_first);
+    }
+
+    static T add_parts(T a, T a_part, T b, T b_part, bool is_first) {
+        return is_first ? b * b_part : a * a_part + b * b_part;
+    }
+
+    T one_weight(T below) const {
+        const Vec<T> x = splat<T>(below);
+        return (how.powers_of_two ? power_of_two(x) : exponential(x))[0];
+    }
+
+    // The results of all rows, from their sums.
+    void finish() const {
+        const RowState<T>& rows = work.rows;
+        const T none = -static_cast<T>(__builtin_inff());
+        const T back = how.powers_of_two ? static_cast<T>(kLn2) : T(1);
+        const bool divide = call.weighing == Weighing::softmax;
+        const Items<E> outputs(call, call.rows, call.out, shared, row0);
+        for (int64_t n = 0; n < num_rows; ++n) {
+            const bool dead = is_dead<T>(rows, n);
+            const T total = rows.total[n];
+            const T factor = !divide ? T(1) : dead ? T(0) : T(1) / total;
+            if (divide && dead) memset(work.sums + n * e, 0, sizeof(T) * e);
+            write_features<T, E>(work.sums + n * e, call.value_size, factor, outputs(n), call.out.last);
+            if (call.lse.data)
+                *Items<T>(call, call.rows, call.lse, shared, row0 + n)(0) =
+                    dead ? none : rows.level[n] * back + natural_log(total);
+            if (call.level.data) *Items<T>(call, call.rows, call.level, shared, row0 + n)(0) = rows.best[n] * back;
+            if (call.argmax.data)
+                *Items<int64_t>(call, call.rows, call.argmax, shared, row0 + n)(0) = rows.where[n];
+            if (call.entropy.data) {
+                // log(total) and the mean score below the level: nearly equal numbers are never subtracted
+                const T safe = dead ? T(1) : total;
+                const T spread = (rows.mass[n] * natural_log(safe) - rows.moment[n] * back) / safe;
+                *Items<T>(call, call.rows, call.entropy, shared, row0 + n)(0) = dead ? T(0) : spread;
+            }
+            if (call.num_buckets) {
+                const Items<T> all(call, call.rows, call.buckets, shared, row0 + n);
+                for (int64_t m = 0; m < call.num_buckets; ++m)
+                    all(0)[m * call.buckets.last] = work.buckets[n * call.num_buckets + m] * factor;
+            }
+        }
+    }
+};
+
+}  // namespace qkv::QKV_TARGET

@@ -1,0 +1,5 @@
+// AVX-512 with its bfloat16 products.
+#define QKV_TARGET avx512bf16
+#define QKV_LANES 16
+
+#include "../kernel/table.h"

@@ -28,7 +28,7 @@ ROOMS: dict[str, set[str]] = {
     "face": {"coords", "terms", "spec", "words", "mechanisms", "size", "plan", "run", "core"},
     "ein": {"coords", "terms", "spec"},
     "mechanisms": {"coords", "terms", "spec"},
-    "size": {"coords", "terms", "spec", "mechanisms"},
+    "size": {"coords", "terms", "spec", "mechanisms", "core"},
     "plan": {"coords", "terms", "spec", "size"},
     "cache": {"coords", "terms", "spec", "core"},
     "run": {"coords", "terms", "spec", "plan", "cache", "core"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -76,6 +77,18 @@ def test_this_machine() -> None:
     assert 1e8 < one.rate("f32") < 1e15
     assert 1e8 < one.bytes_per_s < 1e13
     assert hardware("this") is one
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_the_source_says_who_measured(built: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("qkv.size.probe")
+    monkeypatch.setattr(module.core, "is_built", lambda: built)
+    monkeypatch.setattr(module.core, "probe_fma_flops", lambda threads, dtype: {"float32": 2e9}.get(dtype, 1e9))
+    monkeypatch.setattr(module.core, "probe_read_bandwidth", lambda threads, size: 5e9)
+    found = module._probe.__wrapped__(2)
+    assert ("the compiled core" if built else "torch") in found.source
+    if built:
+        assert (dict(found.flops_per_s), found.bytes_per_s) == ({"f32": 2e9, "bf16": 1e9}, 5e9)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """A short measurement of this machine: the peak of products in float32 and bf16, and the bandwidth of reading.
 
-Knows two loops and a clock, for about a second in all. Refuses to know models. It uses torch where a probe is asked
-for, and nothing else of the room does.
+Knows two loops and a clock, for about a second in all. Refuses to know models. The compiled core measures; where it is
+not built torch does, and the source of the figures says which. It asks torch how many threads there are, and nothing
+else of the room loads torch.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from .. import core
 from .hardware import Hardware
 
 _SIDES = (256, 512, 1024)
@@ -25,8 +27,8 @@ _TRIALS = 6
 
 
 def probe() -> Hardware:
-    """This machine as a ``Hardware``: rates measured once in a process, by torch's products of matrices and by
-    reading 256 MiB; the best of six trials each. The memory is what the system says, 0 where it does not.
+    """This machine as a ``Hardware``: rates measured once in a process, of multiply-adds (by torch: of
+    products of matrices) and of reading 256 MiB. The memory is what the system says, 0 where it does not.
     """
     return _probe(_threads())
 
@@ -39,6 +41,22 @@ def _threads() -> int:
 
 @lru_cache(maxsize=8)
 def _probe(num_threads: int) -> Hardware:
+    if core.is_built():
+        return _by_core(num_threads)
+    return _by_torch(num_threads)
+
+
+def _by_core(num_threads: int) -> Hardware:
+    rates = {
+        short: core.probe_fma_flops(num_threads, name) for short, name in (("f32", "float32"), ("bf16", "bfloat16"))
+    }
+    about = f"measured here: the compiled core, {num_threads} threads, {platform.machine()}"
+    return Hardware(
+        "this", rates, core.probe_read_bandwidth(num_threads, _READ_BYTES), _memory_bytes(), about, measured=True
+    )
+
+
+def _by_torch(num_threads: int) -> Hardware:
     import torch
 
     rates = {"f32": _product_rate(torch.float32), "bf16": _product_rate(torch.bfloat16)}

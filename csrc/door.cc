@@ -73,6 +73,8 @@ void translate(const std::exception_ptr& raised, void*) {
 NB_MODULE(_core, m) {
     m.doc() = "The compiled core of qkv. Use it through qkv.cpu_features and its neighbours.";
     nb::register_exception_translator(&translate);
+    // Specs hold programs as long as their owners hold specs, which may be until after the module is gone.
+    nb::set_leak_warnings(false);
     m.def("cpu_features", &cpu_features, "Each known processor feature, and whether it is usable here.");
     m.def("cpu_sizes", &cpu_sizes, "Threads and cache sizes in bytes; 0 where the system does not tell.");
     m.def("cpu_targets", &cpu_targets, "Names of the targets that were built and can run here, best first.");

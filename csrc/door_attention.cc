@@ -170,6 +170,22 @@ class Attention {
         return run_forward(call, target, threads(num_threads));
     }
 
+    // The same for a call that wants its output alone and whose terms check no lookup.
+    void run(Address q, Address k, Address v, Address out, nb::handle terms, int num_threads) const {
+        qkv::Forward call{};
+        static_cast<qkv::Problem&>(call) = problem_;
+        start(call, q, k, v, terms, 0.0, 0);
+        put(call.out, out_, out, "out");
+        if (call.num_buckets > 0) throw CallError("an attention call with a value table has no place for its sums");
+        const qkv::Target& target = qkv::target();
+        if (work_ < kSmallWork) {  // over before another thread would have the lock
+            run_forward(call, target, 1);
+            return;
+        }
+        const nb::gil_scoped_release released;
+        run_forward(call, target, threads(num_threads));
+    }
+
     int backward(Address q, Address k, Address v, Address grad, Address lse, Address delta, Address bucket_grad, Address dq,
                  Address dk, Address dv, const std::vector<Address>& table_grads, const Sizes& table_sizes, bool tables_apart,
                  nb::handle terms, double dropout, uint64_t seed, int num_threads) const {
@@ -328,6 +344,7 @@ void register_attention(nb::module_& m) {
         .def("forward", &Attention::forward, nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("out"), nb::arg("sink") = 0,
              nb::arg("lse") = 0, nb::arg("level") = 0, nb::arg("entropy") = 0, nb::arg("argmax") = 0, nb::arg("buckets") = 0,
              nb::arg("terms").none() = nb::none(), nb::arg("dropout") = 0.0, nb::arg("seed") = 0, nb::arg("num_threads") = 1)
+        .def("run", &Attention::run, nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("out"), nb::arg("terms").none(), nb::arg("num_threads"))
         .def("backward", &Attention::backward, nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("grad"), nb::arg("lse"), nb::arg("delta"),
              nb::arg("bucket_grad"), nb::arg("dq"), nb::arg("dk"), nb::arg("dv"), nb::arg("table_grads"), nb::arg("table_sizes"),
              nb::arg("tables_apart"), nb::arg("terms").none(), nb::arg("dropout"), nb::arg("seed"), nb::arg("num_threads"));

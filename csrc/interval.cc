@@ -300,6 +300,13 @@ Interval Ranges::stretch(int64_t line, int64_t first, int64_t last) const {
     }
 }
 
+bool Ranges::leaves(const Interval* indices) const {
+    for (std::size_t n = 0; n < sizes_.size(); ++n) {
+        if (!(indices[n].low >= 0.0 && indices[n].high <= static_cast<double>(sizes_[n] - 1))) return true;
+    }
+    return false;
+}
+
 Interval Ranges::query(const Interval* indices) const {
     const int64_t rank = static_cast<int64_t>(sizes_.size());
     if (rank == 0) return stretch(0, 0, 0);
@@ -344,7 +351,7 @@ Interval index_bounds(const Coordinate& coordinate, int64_t first, int64_t count
 
 Interval bound_of(const BoundNode& node, const Interval* operands, const Kind* kinds) {
     if (node.op == Op::lookup) {
-        if (!node.ranges) return node.kind == Kind::boolean ? Interval{0.0, 1.0} : kUnknown;
+        if (!node.ranges || node.ranges->leaves(operands)) return node.kind == Kind::boolean ? Interval{0.0, 1.0} : kUnknown;
         const Interval found = node.ranges->query(operands);
         return node.wide_table && node.kind == Kind::real ? rounded(found) : found;
     }

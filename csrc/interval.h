@@ -25,6 +25,8 @@ class Ranges {
     // Null where nothing can be learnt: empty or large tables, NaN, whole numbers beyond 2^53.
     static std::shared_ptr<const Ranges> learn(const TableParts& table);
 
+    // Whether some index may leave its axis: what is read there must be looked at pair by pair, to be reported.
+    bool leaves(const Interval* indices) const;
     Interval query(const Interval* indices) const;  // one for each axis, inclusive; beyond the table they are clamped
 
   private:

@@ -70,7 +70,7 @@ template <class T, class E> struct BackTask {
 
     Verdict verdict(int64_t row, int64_t rows, int64_t key, int64_t count) const {
         if (!call.masked) return Verdict::all;
-        return keep_verdict(*call.terms, terms_shared(), row0 + row, rows, key, count);
+        return rows_verdict(call, terms_shared(), row0 + row, rows, key, count);
     }
 
     // Rows from `first` to `last`, with dk and dv summed into these arrays, [keys][padded features], zeroed here.

@@ -15,7 +15,8 @@ namespace qkv::QKV_TARGET {
 
 constexpr int kBlockKeys = 256;
 constexpr int kMostChunkRows = 384;
-constexpr int kStepKeys = 64;  // masks are asked for stretches of this many keys within a block
+constexpr int kStepKeys = 32;  // masks are asked for stretches of this many keys within a block
+constexpr int64_t kMaskRows = 64;  // where masks made of blocks change from row to row: groups are asked for in two there
 constexpr int kFewRows = 8;    // so few rows are not worth packing K for
 
 template <class T> constexpr int64_t padded_values(int64_t size) { return (size + kCols<T> - 1) / kCols<T> * kCols<T>; }
@@ -29,6 +30,18 @@ template <class E, class T> QKV_INLINE E narrowed_to(T x) {
 
 QKV_INLINE float natural_log(float x) { return __builtin_logf(x); }
 QKV_INLINE double natural_log(double x) { return __builtin_log(x); }
+
+// The mask's verdict for a group of rows and some keys; one that is not known for a group across an edge of blocks may
+// be known on each side.
+static Verdict rows_verdict(const Problem& call, int64_t shared, int64_t row, int64_t rows, int64_t key, int64_t keys) {
+    const Verdict found = keep_verdict(*call.terms, shared, row, rows, key, keys);
+    const int64_t run = call.rows.count ? call.rows.size[call.rows.count - 1] : 1;
+    const int64_t before = kMaskRows - row % run % kMaskRows;
+    if (found != Verdict::some || rows > kMaskRows || before >= rows) return found;
+    const Verdict above = keep_verdict(*call.terms, shared, row, before, key, keys);
+    if (above == Verdict::some) return found;
+    return keep_verdict(*call.terms, shared, row + before, rows - before, key, keys) == above ? above : found;
+}
 
 // The part of a block that rows keep, from the first stretch that is not empty to the last one; false where there is
 // none. `ask(key, width)` is the mask's verdict; `whole` says whether all of the part is kept.
@@ -143,7 +156,7 @@ template <class T, class E> struct Chunk {
 
     Verdict verdict(int64_t first_row, int64_t count, int64_t key0, int64_t count_keys) const {
         if (!call.masked) return Verdict::all;
-        return keep_verdict(*call.terms, terms_shared(), row0 + first_row, count, key0, count_keys);
+        return rows_verdict(call, terms_shared(), row0 + first_row, count, key0, count_keys);
     }
 
     // All keys from `first` to `last`: stretches that the mask leaves empty are halved away.

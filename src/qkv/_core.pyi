@@ -136,6 +136,9 @@ class Attention:
     ) -> int:
         """Runs one call on tensors at these addresses (0: not wanted); the lookup that left its table, or -1."""
 
+    def run(self, q: int, k: int, v: int, out: int, terms: Terms | None, num_threads: int) -> None:
+        """Runs one call that wants its output alone and whose terms read no table."""
+
     def backward(
         self,
         q: int,

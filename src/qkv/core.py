@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from . import limits
 from .errors import LimitError, SpecError
+
+if TYPE_CHECKING:
+    from qkv._core import Attention as Attention
+    from qkv._core import Graph as Graph
+    from qkv._core import Terms as Terms
 
 _MISSING = """qkv's compiled core (qkv._core) is not built for this Python: {reason}
   A wheel brings it along; a source tree builds it. In a checkout, with a C++20 compiler present:

@@ -27,7 +27,7 @@ class Verdict:
 
 def judge(problem: Problem, strategy: str, answer: OracleResult) -> Verdict:
     """Runs the problem and compares. Fails where a refusal is not the documented one, or where there should be none."""
-    want = ("lse",) if strategy in ("reference", "chunked") and answer.lse is not None else ()
+    want = ("lse",) if strategy in ("reference", "chunked", "cpu") and answer.lse is not None else ()
     reasons = expected(problem, strategy)
     try:
         result = problem.run(strategy, want=want)

@@ -22,7 +22,7 @@ from tests.contract.scores import SCORES, Leaves, Score
 from tests.contract.weighings import WEIGHINGS, Weighing
 
 PATTERN = "b (h g) i d, b h j d, b h j e -> b (h g) i e"
-STRATEGIES = ("reference", "chunked", "sdpa", "linear")
+STRATEGIES = ("reference", "chunked", "cpu", "sdpa", "linear")
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+import qkv
 from qkv.testing import Sizes
 from tests.contract.problem import Problem
 
 
 def expected(problem: Problem, strategy: str) -> tuple[str, ...]:
     """The beginning of each reason, in order; none when the strategy must run the problem."""
-    return {"sdpa": _sdpa, "linear": _linear}.get(strategy, lambda problem: ())(problem)
+    return {"cpu": _cpu, "sdpa": _sdpa, "linear": _linear}.get(strategy, lambda problem: ())(problem)
+
+
+def left_out(problem: Problem, strategy: str) -> bool:
+    """Whether the strategy documents that it refuses the problem; fails where it documents so and runs it."""
+    reasons = expected(problem, strategy)
+    if not reasons:
+        return False
+    with pytest.raises(qkv.Refused) as refused:
+        problem.run(strategy)
+    assert all(found.startswith(told) for found, told in zip(refused.value.reasons, reasons, strict=True))
+    return True
+
+
+def _cpu(problem: Problem) -> tuple[str, ...]:
+    if problem.made_weights.kind == "linear":
+        return ("linear weights are not supported",)
+    return ('renormalize="clamp" needs both maps',) if problem.weights == "clamped" else ()
 
 
 def _sdpa(problem: Problem) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ def _problem(keep: str, family: str, queries: int, keys: int, seed: int, dtype: 
 @pytest.mark.parametrize("family", (*RAMPS, "dyadic"))
 @pytest.mark.parametrize("keep", KEEPS)
 def test_exact(keep: str, family: str, dtype: torch.dtype) -> None:
-    """Bit for bit on ``reference`` and on ``chunked`` in large blocks, small ones and single rows and keys."""
+    """Bit for bit on ``reference``, on ``cpu`` and on ``chunked`` in large blocks, small ones, single rows and keys."""
     # masks do not depend on the dtype; the other two are here for their arithmetic
     lengths = LENGTHS if dtype in (torch.float32, torch.bfloat16) else LENGTHS[:3]
     for number, (queries, keys) in enumerate(lengths):
@@ -39,6 +39,7 @@ def test_exact(keep: str, family: str, dtype: torch.dtype) -> None:
             assert bool(case.exact.all()), "a ramp is known everywhere"
         check(compare(problem, "reference", problem.run("reference"), answer))
         check(compare(problem, "chunked", problem.run("chunked"), answer))
+        check(compare(problem, "cpu", problem.run("cpu"), answer))
         blockings = ((4, 4), (16, 5)) if queries < 100 else ((16, 32),)
         for rows, length in blockings:
             with small_blocks(rows, length):

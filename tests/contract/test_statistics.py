@@ -15,6 +15,7 @@ from tests.conftest import SEED
 from tests.contract.blocking import small_blocks
 from tests.contract.keeps import KEEPS
 from tests.contract.problem import Problem
+from tests.contract.refusals import left_out
 from tests.contract.scores import SCORES
 from tests.contract.weighings import WEIGHINGS
 
@@ -64,7 +65,9 @@ def test_statistics(parts: dict[str, str], dtype: torch.dtype) -> None:
         problem = Problem(SIZES, dtype=dtype, family=family, seed=SEED, **parts)  # type: ignore[arg-type]
         print(problem)
         answer = problem.answer()
-        for strategy in ("reference", "chunked"):
+        for strategy in ("reference", "chunked", "cpu"):
+            if left_out(problem, strategy):
+                continue
             result = problem.run(strategy, want=WANT)
             assert result.lse is not None
             assert set(result.stats) == {"max_logit", "entropy", "argmax"}
@@ -83,28 +86,30 @@ def test_weights(parts: dict[str, str]) -> None:
     assert weights.shape == (2, 2, 19, 2, 33)
     expected = problem.answer().weights.unflatten(1, (2, 2)).transpose(2, 3)
     torch.testing.assert_close(weights, expected, rtol=1e-12, atol=1e-14)
-    for strategy in ("chunked", "sdpa", "linear"):
+    for strategy in ("chunked", "cpu", "sdpa", "linear"):
         with pytest.raises(qkv.Refused, match="it cannot return"):
             problem.run(strategy, want=("weights",))
 
 
-def test_want_does_not_change_the_output() -> None:
+@pytest.mark.parametrize("strategy", ("chunked", "cpu"))
+def test_want_does_not_change_the_output(strategy: str) -> None:
     problem = Problem(SIZES, keep="sinks", seed=SEED)
-    plain = problem.run("chunked").output
+    plain = problem.run(strategy).output
     for want in (("lse",), ("entropy",), ("argmax", "max_logit"), WANT):
-        assert problem.run("chunked", want=want).output.equal(plain)
+        assert problem.run(strategy, want=want).output.equal(plain)
 
 
-def test_entropy_of_large_scores() -> None:
+@pytest.mark.parametrize("strategy", ("chunked", "cpu"))
+def test_entropy_of_large_scores(strategy: str) -> None:
     """Equal scores far from 0: the entropy is ln n exactly where a sum of large products would have no digit left."""
     q = torch.full((1, 1, 1, 1), 1e5)
     k, v = torch.ones(1, 1, 64, 1), torch.randn(1, 1, 64, 1)
-    with qkv.strategy("chunked"), small_blocks(1, 16):
+    with qkv.strategy(strategy), small_blocks(1, 16):
         result = qkv.Spec().run(q, k, v, want=("entropy", "lse"))
     assert abs(float(result.stats["entropy"]) - 4.1588830833596715) < 1e-5
 
 
-@pytest.mark.parametrize("strategy", ("reference", "chunked"))
+@pytest.mark.parametrize("strategy", ("reference", "chunked", "cpu"))
 def test_the_first_of_equal_scores(strategy: str) -> None:
     """Ties go to the first key, in the order of the key coordinates, however blocks are cut."""
     q, k, v = torch.zeros(1, 3, 4), torch.randn(1, 3, 9, 4), torch.randn(1, 3, 9, 2)
@@ -116,7 +121,7 @@ def test_the_first_of_equal_scores(strategy: str) -> None:
     assert (every.stats["max_logit"] == -torch.inf).all()
 
 
-@pytest.mark.parametrize("strategy", ("reference", "chunked"))
+@pytest.mark.parametrize("strategy", ("reference", "chunked", "cpu"))
 def test_a_kept_nan_is_the_largest(strategy: str) -> None:
     q, k, v = torch.randn(1, 1, 2, 4), torch.randn(1, 1, 9, 4), torch.randn(1, 1, 9, 2)
     k[0, 0, 4] = torch.nan

@@ -162,7 +162,9 @@ def test_the_stub_lists_what_the_module_offers() -> None:
     from qkv import _core
 
     tree = ast.parse((ROOT / "src" / "qkv" / "_core.pyi").read_text(encoding="utf-8"))
-    stub = {node.name: ast.get_docstring(node) for node in tree.body if isinstance(node, ast.FunctionDef)}
+    stub = {
+        node.name: ast.get_docstring(node) for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
     offered = {name for name in vars(_core) if not name.startswith("_")}
     assert set(stub) == offered
     for name, text in stub.items():

@@ -24,6 +24,7 @@ NAN[0, 0, 1] = torch.nan
 CAUSAL = qkv.Spec(keep=qkv.causal())
 PLAIN = qkv.Spec()
 CAPPED = qkv.Spec(score=qkv.softcap(3.0))
+CLAMPED = qkv.Spec(weights=qkv.differential(0.5, renormalize="clamp"))
 LINEAR = qkv.Spec(keep=qkv.causal(), weights=qkv.linear())
 
 
@@ -34,11 +35,12 @@ def _refused(name: str, call: Callable[[], object]) -> qkv.Refused:
 
 
 def test_the_plan_says_what_was_chosen_what_was_refused_and_the_cost() -> None:
-    plan, pairs = CAPPED.plan(Q, K, V), 2 * 3 * 3
+    plan, pairs = CLAMPED.plan(Q, K, V), 2 * 3 * 3
     assert str(plan).split("\n") == [
         "strategy  chunked: the only one that runs this call",
-        "refused   sdpa: score term softcap(3) is not supported",
-        "refused   linear: softmax weights are not supported",
+        'refused   cpu: renormalize="clamp" needs both maps of a row at once; strategy "chunked" has them',
+        "refused   sdpa: differential weights are not supported",
+        "refused   linear: differential weights are not supported",
         "refused   reference: the definition, run when asked for",
         f"cost      {2 * pairs * 8} FLOPs, {4 * 24 * 4} bytes of tensors, {plan.scratch_bytes} bytes of scratch",
     ]
@@ -47,7 +49,7 @@ def test_the_plan_says_what_was_chosen_what_was_refused_and_the_cost() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "strategy"), [(PLAIN, "sdpa"), (CAUSAL, "sdpa"), (CAPPED, "chunked"), (LINEAR, "linear")]
+    ("spec", "strategy"), [(PLAIN, "cpu"), (CAUSAL, "cpu"), (CAPPED, "cpu"), (CLAMPED, "chunked"), (LINEAR, "linear")]
 )
 def test_every_strategy_has_a_line(spec: qkv.Spec, strategy: str) -> None:
     plan = spec.plan(Q, K, V)
@@ -60,7 +62,7 @@ def test_slower_ones_are_told_by_how_much() -> None:
     plan = PLAIN.plan(Q, K, V)
     assert plan.reason == "the lowest estimated time"
     assert plan.refused["chunked"].startswith("estimated ")
-    assert plan.refused["chunked"].endswith(" x the time of sdpa")
+    assert plan.refused["chunked"].endswith(" x the time of cpu")
 
 
 def test_reference_is_taken_when_nothing_else_runs() -> None:
@@ -68,6 +70,7 @@ def test_reference_is_taken_when_nothing_else_runs() -> None:
     assert (plan.strategy, plan.reason) == ("reference", "the only one that runs this call")
     assert plan.refused == {
         "chunked": "it cannot return weights",
+        "cpu": "it cannot return weights",
         "sdpa": "it cannot return weights",
         "linear": "softmax weights are not supported; it cannot return weights",
     }
@@ -160,7 +163,7 @@ def test_blocks_nest_and_end_even_by_an_error() -> None:
         with pytest.raises(KeyError), qkv.strategy("chunked"):
             raise KeyError
         assert taken() == "reference"
-    assert taken() == "sdpa"
+    assert taken() == "cpu"
 
 
 def test_threads_have_their_own() -> None:
@@ -183,7 +186,7 @@ def test_threads_have_their_own() -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    assert seen == {"reference": "reference", "chunked": "chunked", "sdpa": "sdpa", None: "sdpa"}
+    assert seen == {"reference": "reference", "chunked": "chunked", "sdpa": "sdpa", None: "cpu"}
 
 
 def test_async_tasks_have_their_own() -> None:

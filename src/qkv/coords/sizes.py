@@ -155,10 +155,11 @@ class _Solver:
                 elif size != 1:
                     raise self.not_one(tensor, axis, size)
         for name, found in seen.items():
-            if len(set(found.values())) > 1:
+            first = next(iter(found.values()))
+            if any(size != first for size in found.values()):
                 ordered = {tensor: found[tensor] for tensor in (*_ARGUMENT, "sizes") if tensor in found}
                 raise _disagree(self.call, name, ordered, self.known)
-            self.sizes[name] = next(iter(found.values()))
+            self.sizes[name] = first
 
     def parts(self) -> None:
         """Sizes that follow from merged axes, until nothing new follows."""
@@ -293,4 +294,11 @@ def solve(pattern: Pattern, shapes: Mapping[str, Shape], known: Mapping[str, int
     """
     given = _checked(known) if known else ()
     expanded, sizes = _solve(pattern, tuple(shapes["q"]), tuple(shapes["k"]), tuple(shapes["v"]), given)
+    return Solved(expanded, dict(sizes))
+
+
+def solve_open(pattern: Pattern, shapes: Mapping[str, Shape], known: Mapping[str, int] | None = None) -> Solved:
+    """``solve`` for sizes that a compiler leaves open, which compare and multiply as numbers do and have no hash."""
+    given = _checked(known) if known else ()
+    expanded, sizes = _solve.__wrapped__(pattern, shapes["q"], shapes["k"], shapes["v"], given)
     return Solved(expanded, dict(sizes))

@@ -32,7 +32,7 @@ def strategies() -> tuple[str, ...]:
 
     >>> import qkv
     >>> qkv.strategies()
-    ('reference', 'chunked', 'sdpa', 'linear')
+    ('reference', 'chunked', 'cpu', 'sdpa', 'linear')
     """
     return tuple(_strategies)
 

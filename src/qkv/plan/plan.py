@@ -18,7 +18,7 @@ class Plan:
     >>> q = k = v = torch.randn(1, 2, 4, 8)
     >>> plan = qkv.Spec(score=qkv.softcap(30.0)).plan(q, k, v)
     >>> plan.strategy, plan.refused["sdpa"]
-    ('chunked', 'score term softcap(30) is not supported')
+    ('cpu', 'score term softcap(30) is not supported')
     """
 
     strategy: str

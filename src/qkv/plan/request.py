@@ -19,7 +19,8 @@ class Request:
     ``sizes`` are (coordinate, size) pairs; ``relation`` says where queries stand: ``"equal"`` (same number, same
     positions), ``"offset"`` (a constant distance) or ``"given"`` (tensors); None when no part compares positions.
     ``finite`` is True when k and v were seen to hold no NaN and no infinity, None when nobody looked. ``transformed``
-    says that a torch.func transform is active.
+    says that a torch.func transform is active, ``derivatives`` how many of them are reverse derivatives, and
+    ``forward_mode`` that a forward derivative is taken.
     """
 
     spec: Spec
@@ -34,6 +35,8 @@ class Request:
     relation: str | None
     dropout: float
     finite: bool | None = None
+    derivatives: int = 0
+    forward_mode: bool = False
 
     def size(self, *names: str) -> int:
         """The product of the coordinates' sizes; 1 for none."""

@@ -31,12 +31,17 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - torch names no arguments
-        raise Refused(
-            f'strategy "{ctx.strategy}" has no second derivative.\n    {SECOND}\n'
-            '  Use strategy "reference": with qkv.strategy("reference").',
-            strategy=ctx.strategy,
-            reasons=(SECOND,),
-        )
+        raise no_second_derivative(ctx.strategy)
+
+
+def no_second_derivative(strategy: str) -> Refused:
+    """The refusal of whoever asks for one."""
+    return Refused(
+        f'strategy "{strategy}" has no second derivative.\n    {SECOND}\n'
+        '  Use strategy "reference": with qkv.strategy("reference").',
+        strategy=strategy,
+        reasons=(SECOND,),
+    )
 
 
 _once = cast("Callable[..., tuple[Tensor, ...]]", _Once.apply)  # pyright: ignore[reportUnknownMemberType]

@@ -320,7 +320,7 @@ def _tables(made: Frame, queries: Tensor, precision: torch.dtype, *, safe: bool)
                 coordinate=made.lowered.features[-1],
             )
         scaled, vectors = made.scale * queries.to(precision), table.to(precision)
-        apart = safe or not finite.is_finite(scaled, vectors)
+        apart = safe or finite.is_transformed(scaled) or not finite.is_finite(scaled, vectors)
         tables[projection] = finite.scores(scaled, vectors) if apart else scaled @ vectors.transpose(0, 1)
     if made.lowered.row_table is not None:
         rows = made.lowered.row_table[0]

@@ -7,6 +7,7 @@ devices alone.
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,9 @@ from ..errors import SpecError
 from ..plan import Plan, Request, choose, find, forced
 from ..spec import DEFAULT_PATTERN, WANTS, Spec, hang
 from ..terms.weights import Linear, Sigmoid
+from ..terms.worded import found
 from . import dropout as dropping
-from . import finite
+from . import finite, quick, traced
 from .bind import Bound, Frame, bind, check_dropout, check_tensors, frame
 from .names import any_named, arranged, named_result, pattern_of
 from .result import Computed, Result
@@ -77,15 +79,32 @@ def attention(
     >>> qkv.attention(q, k, v, "b (h g) i d, b h j d, b h j e -> b (h g) i e", keep=qkv.causal()).shape
     torch.Size([1, 8, 5, 16])
     """
+    if traced.is_tracing():
+        terms = () if score is None else tuple(score) if isinstance(score, list | tuple) else (score,)
+        words = tuple(None if part is None else part.word for part in (position, keep, weights))
+        word = _traced_spec(pattern, words, tuple(term.word for term in terms), scale)
+        options = {"positions": positions, "align": align, "dropout": dropout, "seed": seed, "sizes": sizes}
+        return traced.traced(word, [], q, k, v, options)[0]
+    parts = (pattern, position, score, keep, weights)
+    known = None
+    if positions is align is sizes is seed is None and type(dropout) is float and not dropout:
+        known = quick.signature(parts, q, k, v, scale)
+        if known is not None:
+            output = quick.answer(known, q, k, v)
+            if output is not None:
+                return output
     if pattern is None:
         pattern = pattern_of(q, k, v) if any_named(q, k, v) else DEFAULT_PATTERN
     spec = _spec(
         pattern, position, score if score is None or not isinstance(score, list) else tuple(score), keep, weights, scale
     )
+    if known is not None:
+        return door.output(spec, q, k, v, {}, quick.Alias(known, parts))
     return spec(q, k, v, positions=positions, align=align, dropout=dropout, seed=seed, sizes=sizes)
 
 
 _specs: dict[Any, Spec] = {}
+atexit.register(_specs.clear)
 
 
 def _spec(pattern: str, position: Any, score: Any, keep: Any, weights: Any, scale: Any) -> Spec:
@@ -105,11 +124,36 @@ def _spec(pattern: str, position: Any, score: Any, keep: Any, weights: Any, scal
     return known
 
 
+@torch.compiler.assume_constant_result
+def _traced_spec(
+    pattern: str | None, words: tuple[str | None, ...], scores: tuple[str, ...], scale: float | None
+) -> str:
+    """The word of the spec whose parts have these words, which is kept for the graph that holds it.
+
+    Raises ``SpecError`` for captured tensors that need gradients: a graph takes those from a spec made before.
+    """
+    position, keep, weights = (None if word is None else found(word) for word in words)
+    score = tuple(found(word) for word in scores)
+    made = _spec(DEFAULT_PATTERN if pattern is None else pattern, position, score or None, keep, weights, scale)
+    if made.learned:
+        raise SpecError(
+            f"{made!r} learns tensors, and is made inside a compiled function, which would not see them.\n"
+            "  Make the spec outside, in the module's __init__, and call it inside: spec(q, k, v)."
+        )
+    _traced_specs.append(made)
+    return made.word
+
+
+_traced_specs: list[Spec] = []
+
+
 class Door:
     """Runs and plans specs."""
 
     def run(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Result:
         """The result of one call."""
+        if traced.is_tracing() and not any_named(q, k, v):
+            return _traced_result(spec, q, k, v, options)
         if any_named(q, k, v):
             pattern, given, options = arranged(spec, q, k, v, options)
             result = self.run(spec, given["q"], given["k"], given["v"], options)
@@ -123,6 +167,23 @@ class Door:
         computed = find(plan.strategy).run(bound)
         return _result(prepared.frame, bound, computed, plan)
 
+    def output(
+        self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any], alias: quick.Alias | None = None
+    ) -> Any:
+        """The output alone of one call; ``alias`` is what it is known by beside its spec."""
+        if traced.is_tracing():
+            return traced.traced(spec.word, spec.learned, q, k, v, options)[0]
+        known = None if options else quick.signature((spec,), q, k, v)
+        if known is None or torch.is_autocast_enabled("cpu"):
+            return self.run(spec, q, k, v, options).output
+        output = quick.answer(known, q, k, v)
+        if output is not None:
+            return output
+        prepared, plan, bound = _ready(spec, q, k, v, options)
+        computed = find(plan.strategy).run(bound)
+        quick.remember(quick.Alias(known, (spec,)), alias, bound, plan, (q, k, v))
+        return _result(prepared.frame, bound, computed, plan).output
+
     def plan(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Plan:
         """The plan of one call; nothing is computed."""
         if any_named(q, k, v):
@@ -130,6 +191,16 @@ class Door:
             q, k, v = given["q"], given["k"], given["v"]
         prepared, want, share = _prepared(spec, q, k, v, options)
         return _plan(prepared, spec, q, k, v, options, want, share)
+
+
+def _traced_result(spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any]) -> Result:
+    """A result inside a graph, whose plan is made when the graph runs."""
+    want = options.get("want", ())
+    names = (want,) if isinstance(want, str) else tuple(want)
+    found = traced.traced(spec.word, spec.learned, q, k, v, options)
+    by_name = dict(zip(names, found[1:], strict=True))
+    lse = by_name.pop("lse", None)
+    return Result(found[0], lse, by_name, traced.PLAN)
 
 
 def _prepared(
@@ -266,6 +337,8 @@ def _request(
         transformed=transformed,
         relation=_relation(made, options),
         dropout=share,
+        derivatives=finite.derivatives() if transformed else 0,
+        forward_mode=transformed and finite.is_forward_mode(),
     )
 
 
@@ -314,4 +387,6 @@ def _stat(bound: Bound, x: Tensor) -> Tensor:
     return x.to(bound.working_dtype) if x.dtype.is_floating_point else x
 
 
-hang(Door())
+door = Door()
+hang(door)
+traced.serve(door)

@@ -42,6 +42,12 @@ def _axes(request: Request) -> str | None:
     return f"{most} axes of one role; it takes {MOST_AXES}" if most > MOST_AXES else None
 
 
+def _derivatives(request: Request) -> str | None:
+    if request.forward_mode:
+        return "a forward derivative (jvp) is taken"
+    return "a derivative of a derivative is taken" if request.derivatives > 1 else None
+
+
 class Cpu:
     """The compiled core."""
 
@@ -50,7 +56,8 @@ class Cpu:
         devices=frozenset({"cpu"}),
         weights=frozenset({"Softmax", "Sigmoid", "Differential"}),
         want=frozenset({"lse", "max_logit", "entropy", "argmax"}),
-        also=(_core, _clamp, _axes),
+        transforms=True,
+        also=(_core, _clamp, _axes, _derivatives),
     )
 
     def cost(self, request: Request) -> Cost:
@@ -65,11 +72,15 @@ class Cpu:
         sink = None if bound.lowered.sink is None else by_row(bound, bound.lowered.sink, working)
         rows = None if bound.lowered.row_table is None else bound.lowered.row_table[0].tensor
         tables = tuple(bound.tables[c] for c in job.captured)
-        # what is rounded to 16 bits is rounded once: sums of several parts are taken before
+        # what is rounded to 16 bits is rounded once: sums of several parts are taken before; and the backward takes
+        # grad . output from grad . values, where a rounded output would weigh more than the rest
         dtype = bound.v.dtype
-        if bound.q.dtype != dtype or rows is not None or isinstance(weights, Differential):
+        learns = torch.is_grad_enabled() and any(
+            x is not None and x.requires_grad for x in (bound.q, bound.k, bound.v, sink, rows, *tables)
+        )
+        if learns or bound.q.dtype != dtype or rows is not None or isinstance(weights, Differential):
             dtype = working
-        q, k, v = bound.q.to(dtype), bound.k.to(dtype), bound.v.to(dtype)
+        q, k, v = (x.to(dtype).resolve_neg() for x in (bound.q, bound.k, bound.v))
         output, lse, stats = fused(job, q, k, v, sink, rows, tables)
         if isinstance(weights, Differential):
             output = _combined(bound, weights, output)

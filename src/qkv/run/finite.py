@@ -7,7 +7,7 @@ used only where a tensor was seen to hold such an entry.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,6 +70,27 @@ def is_transformed(tensor: Tensor) -> bool:
     """
     import torch
 
-    if torch.autograd.forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
+    if torch_level() >= 0:
         return True
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue, reportUnknownVariableType]
+
+
+def is_forward_mode() -> bool:
+    """Whether forward-mode derivatives are taken."""
+    return torch_level() >= 0
+
+
+def torch_level() -> int:
+    """The level of forward-mode derivatives, -1 outside of them."""
+    import torch
+
+    return torch.autograd.forward_ad._current_level  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
+
+
+def derivatives() -> int:
+    """How many ``torch.func`` reverse derivatives are being taken, one inside the other."""
+    import torch
+
+    functorch: Any = torch._C._functorch  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue, reportUnknownVariableType]
+    stack = functorch.get_interpreter_stack() or ()
+    return sum(1 for each in stack if each.key() == functorch.TransformType.Grad)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -17,7 +17,7 @@ import torch
 from ..terms.derivative import lookups_of
 from ..terms.expr import Apply, Captured, Index, Kind, Node, Size, captured_in
 from ..terms.weights import Sigmoid
-from .backward import check_unchanged, recomputing, versions
+from .backward import check_unchanged, no_second_derivative, versions
 from .recompute import summed_to
 from .scores import outside_error
 from .signature import Shape, address
@@ -26,9 +26,11 @@ from .tile_program import compiled
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qkv._core import Terms
-
+    from ..core import Terms
     from .bind import Bound
+
+FEW_ROWS = 8
+"""So few rows read keys where they lie, in the order in which they lie there (csrc/kernel/forward.h)."""
 
 STATISTICS = ("max_logit", "entropy", "argmax")
 
@@ -47,9 +49,14 @@ class Pass:
         """The pass of a bound call."""
         node = bound.lowered.score
         captured = () if node is None else tuple(c for c in captured_in(node) if c.kind is Kind.FLOAT)
-        return Pass(
-            bound, captured, tuple(n for n in STATISTICS if n in bound.want), versions(bound.lowered.captured)
-        )
+        return Pass(bound, captured, tuple(n for n in STATISTICS if n in bound.want), versions(bound.lowered.captured))
+
+    def reading(self, tables: Sequence[Tensor]) -> Pass:
+        """The pass with these tensors as its captured tables."""
+        if not tables:
+            return self
+        given = {**self.bound.tables, **dict(zip(self.captured, tables, strict=True))}
+        return replace(self, bound=replace(self.bound, tables=given))
 
     @property
     def has_lse(self) -> bool:
@@ -70,49 +77,103 @@ def fused(
 ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
     """Output, lse (None for sigmoid weights) and the wanted statistics, in canonical layout."""
     found = cast("tuple[Tensor, ...]", _apply(job, q, k, v, sink, rows, *tables))
-    return found[0], found[1] if job.has_lse else None, dict(zip(job.statistics, found[2:], strict=True))
+    return found[0], found[1] if job.has_lse else None, dict(zip(job.statistics, found[3:], strict=True))
 
 
 class Fused(torch.autograd.Function):
-    """Forward and backward of one attention inside the core."""
+    """Forward and backward of one attention inside the core. What it returns after output and lse has no gradient."""
 
     @staticmethod
     def forward(
-        ctx: Any, job: Pass, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, rows: Tensor | None, *tables: Tensor
+        job: Pass, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, rows: Tensor | None, *tables: Tensor
     ) -> Any:
-        ctx.set_materialize_grads(False)
-        shape = Shape.of(job.bound, q, v)
-        output, lse, buckets, stats = forward(job, shape, q, k, v, sink, rows)
-        ctx.job, ctx.shape = job, shape
-        ctx.save_for_backward(q, k, v, sink, rows, output, lse, buckets, *tables)
-        ctx.mark_non_differentiable(*stats)
-        if not job.has_lse:
-            ctx.mark_non_differentiable(lse)
-        return (output, lse, *stats)
+        return forward(job.reading(tables), Shape.of(job.bound, q, v), q, k, v, sink, rows)
 
     @staticmethod
-    @recomputing("cpu")
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.set_materialize_grads(False)
+        job, q, k, v, sink, rows, *tables = inputs
+        out, lse, buckets, *stats = output
+        ctx.job = job
+        ctx.save_for_backward(q, k, v, sink, rows, out, lse, buckets, *tables)
+        ctx.mark_non_differentiable(buckets, *stats, *(() if job.has_lse else (lse,)))
+
+    @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - torch names no arguments
         q, k, v, sink, rows, output, lse, buckets, *tables = ctx.saved_tensors
+        needed = tuple(ctx.needs_input_grad[1:])
+        if grads[0] is None and grads[1] is None:
+            return (None,) * len(ctx.needs_input_grad)
         check_unchanged(ctx.job.versions)
-        grad: Tensor = torch.zeros_like(output) if grads[0] is None else grads[0]
-        found = gradients(
-            ctx.job,
-            ctx.shape,
-            (q, k, v),
-            (sink, rows, tables),
-            (output, lse, buckets),
-            (grad, grads[1]),
-            ctx.needs_input_grad[1:],
-        )
+        grad = torch.zeros_like(output) if grads[0] is None else grads[0]
+        found = _derive(ctx.job, needed, grad, grads[1], output, lse, buckets, q, k, v, sink, rows, *tables)
         return (None, *found)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], job: Pass, q: Any, k: Any, v: Any, *learned: Any) -> Any:
+        """A stack of calls is one call with one more axis before the shared ones; one by one where tables differ."""
+        if any(dim is not None for dim in in_dims[4:]):
+            return _one_by_one(_apply, info.batch_size, in_dims, (job, q, k, v, *learned))
+        base = 1 + len(job.bound.lowered.shared)
+        most = q.dim() - base - len(job.bound.lowered.query_order) - (in_dims[1] is not None)
+        q, k, v = (_stacked(x, dim, info.batch_size) for x, dim in zip((q, k, v), in_dims[1:4], strict=True))
+        lead = v.dim() - 1 - base - len(job.bound.lowered.key)
+        for _ in range(most - lead):  # maps of differential weights share their values
+            v = v.unsqueeze(1).expand(v.shape[0], q.shape[1], *v.shape[1:])
+        found = _apply(job, q, k, v, *learned)
+        return found, (0,) * len(found)
+
+
+class Derive(torch.autograd.Function):
+    """The gradients of ``Fused``, which have none themselves."""
+
+    @staticmethod
+    def forward(job: Pass, needed: tuple[bool, ...], *given: Any) -> Any:
+        grad, grad_lse, output, lse, buckets, q, k, v, sink, rows, *tables = given
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            job = job.reading(tables)
+            shape = Shape.of(job.bound, q, v)
+            found = gradients(
+                job, shape, (q, k, v), (sink, rows, tables), (output, lse, buckets), (grad, grad_lse), needed
+            )
+        return tuple(found)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - torch names no arguments
+        raise no_second_derivative("cpu")
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *given: Any) -> Any:
+        """Gradients of each call by itself: what several calls learn together must not be added up here."""
+        return _one_by_one(_derive, info.batch_size, in_dims, given)
+
+
+def _stacked(x: Tensor, dim: int | None, count: int) -> Tensor:
+    return x.expand(count, *x.shape) if dim is None else x.movedim(dim, 0)
+
+
+def _one_by_one(call: Callable[..., Any], count: int, in_dims: Sequence[Any], given: Sequence[Any]) -> Any:
+    """The results of ``count`` calls, stacked in front."""
+    dims = [dim if isinstance(dim, int) else None for dim in in_dims]
+    calls = [
+        call(*(x if dim is None else x.select(dim, n) for x, dim in zip(given, dims, strict=True)))
+        for n in range(count)
+    ]
+    results = tuple(None if parts[0] is None else torch.stack(parts) for parts in zip(*calls, strict=True))
+    return results, tuple(None if x is None else 0 for x in results)
 
 
 def forward(
     job: Pass, shape: Shape, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, rows: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None, list[Tensor]]:
-    """Output, lse, normalised sums by row of the value table, and statistics."""
+) -> tuple[Tensor, ...]:
+    """Output, lse, normalised sums by row of the value table (empty without one), and statistics."""
     bound = job.bound
+    if shape.num_rows <= FEW_ROWS:  # the same bits, however features lie
+        k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
     dtype = bound.working_dtype
     by_row = shape.rows
     output = output_like(job, shape, q.dtype)
@@ -154,7 +215,7 @@ def forward(
         raise outside_error(program.lookups[outside])
     if buckets is not None and rows is not None:
         output += buckets @ rows.to(dtype)
-    return output, lse, buckets, stats
+    return (output, lse, lse.new_empty((*lse.shape, 0)) if buckets is None else buckets, *stats)
 
 
 def output_like(job: Pass, shape: Shape, dtype: torch.dtype) -> Tensor:
@@ -175,7 +236,7 @@ def gradients(
     shape: Shape,
     operands: tuple[Tensor, Tensor, Tensor],
     learned: tuple[Tensor | None, Tensor | None, Sequence[Tensor]],
-    saved: tuple[Tensor, Tensor, Tensor | None],
+    saved: tuple[Tensor, Tensor, Tensor],
     incoming: tuple[Tensor, Tensor | None],
     needed: Sequence[bool],
 ) -> list[Tensor | None]:
@@ -221,7 +282,7 @@ def gradients(
         dv=address(dv),
         table_grads=[address(x) for x in places],
         table_sizes=[0 if x is None else x.numel() for x in places],
-        tables_apart=apart(job, wanted),
+        tables_apart=not shape.lead and apart(job, wanted),
         terms=terms,
         dropout=bound.dropout,
         seed=bound.seed,
@@ -230,11 +291,9 @@ def gradients(
     d_v = None if dv is None else summed_to(dv, v.shape)
     d_sink = None if sink is None or not needed[3] else sink_gradient(sink, lse, delta)
     d_rows = None
-    if rows is not None and buckets is not None and needed[4]:
+    if rows is not None and needed[4]:
         d_rows = (buckets.flatten(0, -2).transpose(0, 1) @ wide.flatten(0, -2)).to(rows.dtype)
-    of_tables = [
-        sums[c].to(t.dtype) if c in sums else None for c, t in zip(job.captured, tables, strict=True)
-    ]
+    of_tables = [sums[c].to(t.dtype) if c in sums else None for c, t in zip(job.captured, tables, strict=True)]
     return [dq, dk, d_v, d_sink, d_rows, *of_tables]
 
 
@@ -252,8 +311,6 @@ def apart(job: Pass, wanted: Sequence[Captured]) -> bool:
     if bound.lowered.score is None:
         return False
     shared = {n for n in bound.lowered.shared if bound.frame.sizes[n] > 1}
-    if bound.q.dim() > 1 + len(bound.lowered.shared) + len(bound.lowered.query_order):
-        return False  # maps of differential weights read the same elements
     for table in wanted:
         for lookup in lookups_of(bound.lowered.score, table):
             if not shared <= {n for index in lookup.indices for n in _counted(index)}:
@@ -277,3 +334,4 @@ def _counted(index: Node) -> tuple[str, ...]:
 
 
 _apply: Callable[..., Any] = Fused.apply  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+_derive: Callable[..., Any] = Derive.apply  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]

@@ -1,4 +1,4 @@
-"""A bound call as the compiled core sees it: axes in its order, strides, and the object that runs calls of one signature.
+"""A bound call as the compiled core sees it: axes in its order, strides, and the object that runs its signature.
 
 The core's rows run along head groups first and along the sequence last, so that a tile of rows is a stretch of the
 sequence. Differential weights are one more shared axis, the outermost, along which values do not move. This module
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from qkv._core import Attention
-
+    from ..core import Attention
     from ..spec import Lowered
     from .bind import Bound
 
@@ -76,6 +75,11 @@ class Shape:
         return (*self.lead, *self.shared, *self.query_order)
 
     @property
+    def num_rows(self) -> int:
+        """How many rows one shared element has."""
+        return math.prod(self.query_order)
+
+    @property
     def is_empty(self) -> bool:
         """Whether there is no pair at all."""
         return 0 in (*self.lead, *self.shared, *self.query_order, *self.keys)
@@ -95,9 +99,7 @@ class Shape:
         missing = len(self.lead) + len(self.shared) - split
         return [0] * missing + strides[:split], strides[split:], step
 
-    def signature(
-        self, bound: Bound, dtype: torch.dtype, num_buckets: int, views: dict[str, Strides]
-    ) -> Attention:
+    def signature(self, bound: Bound, dtype: torch.dtype, num_buckets: int, views: dict[str, Strides]) -> Attention:
         """The core's object for calls of this signature."""
         weights = bound.spec.weights
         steps, step = [0] * len(self.query_order), 1

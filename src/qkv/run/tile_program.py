@@ -34,8 +34,7 @@ from ..terms.score import Projection
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qkv._core import Graph, Terms
-
+    from ..core import Graph, Terms
     from ..spec import Lowered
     from .bind import Bound
 

@@ -21,6 +21,7 @@ from ..terms.position import Rope
 from ..terms.score import ScoreTerm, Shaw
 from ..terms.trace import name_of
 from ..terms.weights import Differential, Linear, Softmax, Weights
+from ..terms.worded import Worded
 from .lowered import Lowered, lower
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Door(Protocol):
     """What the run room provides: running a spec and planning it."""
 
     def run(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Any: ...
+
+    def output(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Any: ...
 
     def plan(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Any: ...
 
@@ -59,7 +62,7 @@ def door() -> Door:
 
 
 @dataclass(frozen=True)
-class Spec:
+class Spec(Worded):
     """What is computed: a pattern and the parts ``position``, ``score``, ``keep``, ``weights``, with a ``scale``.
 
     ``pattern``: the coordinates of q, k, v and the output (DESIGN: roles follow from where a coordinate stands).
@@ -80,6 +83,8 @@ class Spec:
     keep: Keep | None = None
     weights: Weights = field(default_factory=Softmax)
     scale: float | None = None
+    tables: tuple[Tensor, ...] = field(init=False, repr=False, compare=False)
+    """The captured tensors."""
     captures: bool = field(init=False, repr=False, compare=False)
     """Whether some part mentions a tensor of the caller's."""
 
@@ -107,12 +112,20 @@ class Spec:
         _check_types(self)
         _check_together(self)
         object.__setattr__(self, "_lowered", {})
-        object.__setattr__(self, "captures", any(not table.movable for table in self._first().captured))
+        first = self._first()
+        every = dict.fromkeys((*first.captured, *first.projections))
+        object.__setattr__(self, "tables", tuple(table.tensor for table in every))
+        object.__setattr__(self, "captures", any(not table.movable for table in first.captured))
 
     @cached_property
     def parsed(self) -> Pattern:
         """The pattern as data."""
         return parse(self.pattern)
+
+    @property
+    def learned(self) -> list[Tensor]:
+        """The captured tensors that need gradients, in the order in which the parts mention them."""
+        return [tensor for tensor in self.tables if tensor.requires_grad]
 
     @cached_property
     def roles(self) -> Roles:
@@ -149,7 +162,7 @@ class Spec:
                 f"want={options['want']!r} is given where only the output is returned.\n"
                 "  Call spec.run(q, k, v, want=...), which returns a Result."
             )
-        return door().run(self, q, k, v, options).output
+        return door().output(self, q, k, v, options)
 
     def run(
         self, q: Tensor | Named, k: Tensor | Named, v: Tensor | Named, *, want: Iterable[str] = (), **options: Any

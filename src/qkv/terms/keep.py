@@ -14,12 +14,13 @@ from ..errors import InternalError, SpecError
 from .expr import Constant, Kind, Node, Position, apply, bare, coordinates_read
 from .scope import Scope
 from .trace import trace_named
+from .worded import Worded
 
 if TYPE_CHECKING:
     from os import PathLike
 
 
-class Keep:
+class Keep(Worded):
     """A mask as data; combine with ``&``, ``|``, ``~``, look at it with ``picture`` and count it with ``density``.
 
     >>> import qkv

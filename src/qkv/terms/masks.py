@@ -40,7 +40,11 @@ def causal(*, query: str | None = None, key: str | None = None) -> Keep:
     └──────┘
     ██ kept   · not
     """
-    return Relative("causal()", compare("ge", DISTANCE, 0), query, key)
+    # the plain one is always the same object, so that a call made anew with it is known again at once
+    return _CAUSAL if query is key is None else Relative("causal()", compare("ge", DISTANCE, 0), query, key)
+
+
+_CAUSAL = Relative("causal()", compare("ge", DISTANCE, 0), None, None)
 
 
 def window(left: int, right: int | None = None, *, query: str | None = None, key: str | None = None) -> Keep:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 from ..errors import DtypeError, ShapeError, SpecError
 from .numbers import number
 from .scaling import Proportional, Scaling, plain_frequencies
+from .worded import Worded
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +28,7 @@ SectionLayout = Literal["chunked", "interleaved", "axial"]
 
 
 @dataclass(frozen=True, slots=True)
-class Rope:
+class Rope(Worded):
     """Rotary position embedding as data; made by ``rope``, which explains the fields."""
 
     theta: float

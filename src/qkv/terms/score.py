@@ -31,12 +31,13 @@ from .expr import (
 from .numbers import by_head, positive, whole
 from .scope import Scope, captured, unnamed
 from .trace import SCORE, trace_named
+from .worded import Worded
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class ScoreTerm:
+class ScoreTerm(Worded):
     """One change of the score; terms apply in the order in which a spec lists them."""
 
     def lower(self, scope: Scope, score: Node) -> Node:

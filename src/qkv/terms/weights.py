@@ -14,6 +14,7 @@ from ..errors import SpecError
 from .expr import Captured, Constant, Lookup, Node
 from .numbers import by_head, finite, positive
 from .scope import Claim, Scope
+from .worded import Worded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +25,7 @@ FeatureMap = Literal["elu1", "relu", "exp", "identity"] | Callable[["Tensor"], "
 FEATURE_MAPS = ("elu1", "relu", "exp", "identity")
 
 
-class Weights:
+class Weights(Worded):
     """How scores become weights."""
 
 

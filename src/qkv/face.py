@@ -1,6 +1,7 @@
 """Every public name, from the room that defines it. ``qkv`` itself loads this module when a name is first asked for."""
 
 from . import mechanisms as mechanisms
+from . import size as size
 from .coords import Pattern as Pattern
 from .coords.concat import concat as concat
 from .coords.functions import all as all
@@ -171,6 +172,7 @@ __all__ = [
     "shaw",
     "sigmoid",
     "sin",
+    "size",
     "size_of",
     "softcap",
     "softmax",

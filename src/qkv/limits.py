@@ -43,6 +43,20 @@ SCORE_TERMS: Final = 32
 # Counting a mask takes time in proportion to the longer side, about four seconds at this length.
 COUNTED_POSITIONS: Final = 1 << 27
 
+# A model's config.json has some kilobytes; those with long tables of labels stay below a megabyte.
+CONFIG_BYTES: Final = 16 << 20
+
+# The deepest public models have some 130 layers; each layer is an object of its own.
+MODEL_LAYERS: Final = 4096
+
+# Sizes are exact integers of any length; this stops numbers that no machine holds, whose products would be printed.
+SIZE_COUNT: Final = 1 << 60
+
+# Metadata of a GGUF file is a few dozen entries, whose longest arrays are vocabularies and merges.
+GGUF_ENTRIES: Final = 65_536
+GGUF_ITEMS: Final = 16_000_000
+GGUF_TEXT_BYTES: Final = 16_000_000
+
 # A probe starts a thread of the system's for each, and more than there are processors measure nothing.
 PROBE_THREADS: Final = 1024
 

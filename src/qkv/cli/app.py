@@ -7,8 +7,12 @@ from typing import Annotated
 
 import typer
 
+from .fit import fit
+from .flops import flops
 from .generate import generate
 from .info import info
+from .recommend import recommend
+from .size import size
 from .table import table
 
 app = typer.Typer(
@@ -22,6 +26,10 @@ app = typer.Typer(
 app.command()(table)
 app.command()(generate)
 app.command()(info)
+app.command()(size)
+app.command()(fit)
+app.command()(recommend)
+app.command()(flops)
 
 
 def qkv_version() -> str:

@@ -174,7 +174,7 @@ class Calls(Expressions):
                 argument.span if argument.span != (0, 0) else call.span,
                 sides=[self.side(f"{call.name}'s {slot.name}", slot.coords), self.side(self.describe(argument), argument.coords)],
                 silent=SILENT,
-                fix=f"{call.name}[{', '.join(f'{f} = {made.get(f, '...')}' for f in function.formals if f in function.settled)}](...)",
+                fix=f"{call.name}[{self.listed(function, made)}](...)",
             )
             return None
         for formal in function.formals:
@@ -193,6 +193,11 @@ class Calls(Expressions):
             )
             return None
         return made
+
+    def listed(self, function: Definition, made: Mapping[str, str]) -> str:
+        """The coordinates of a call by name, dots where one is open."""
+        dots = "..."
+        return ", ".join(f"{f} = {made.get(f, dots)}" for f in function.formals if f in function.settled)
 
     def fitted(
         self,

@@ -65,7 +65,7 @@ class Roles(Calls):
         over, consumed = ", ".join(softmax.data[1]), ", ".join(sorted(summed))
         sides = [
             f"scores: [{', '.join(softmax.args[0].coords)}] = {self.text(contraction.span)}",
-            f"values: {', '.join(f'{self.describe(v)} [{", ".join(v.coords)}]' for v in values)}",
+            "values: " + ", ".join(f"{self.describe(v)} [{', '.join(v.coords)}]" for v in values),
         ]
         if not keys & summed:
             if summed & scored:

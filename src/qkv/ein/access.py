@@ -111,6 +111,11 @@ class Accesses(Scope):
                 if over is not None and len(axis) == 1 and over.over == axis[0] and name in self.bound:
                     renames.append((axis[0], name))
                     return True
+                base = self.ranges.get(axis[0]) if len(axis) == 1 else None
+                if base is not None and base.over == name:
+                    self.used.add(name)
+                    renames.append((axis[0], name))
+                    return True
                 return self.wrong_axis(access, found, name, axis, span, written)
             case tree.AxisRest(name, span):
                 return axis == (name,) or self.wrong_axis(access, found, name, axis, span, written)
@@ -304,7 +309,9 @@ class Accesses(Scope):
             made = Node("rename", tuple(changed), (made,), coords, made.dtype, access.span, name=self.text(access.span))
             for old, new in changed:
                 over = self.ranges.get(new)
-                if new != self.joining and not (over is not None and over.over == old):
+                base = self.ranges.get(old)
+                ranged = (over is not None and over.over == old) or (base is not None and base.over == new)
+                if new != self.joining and not ranged:
                     self.constraints.append(Constraint("equal", (old, new), access.span))
         twice = next((c for c in made.coords if made.coords.count(c) > 1), None)
         if twice is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 from .. import limits
 from . import tree
@@ -14,6 +15,7 @@ from .calls import Called
 from .elems import fits
 from .graph import Constraint, Coords, Definition, Node, Slot, union, walk
 from .parser import parse
+from .reader import KEEPING
 from .report import Report, Source, Span, near
 from .roles import Roles
 from .scope import Ranged, Scope, Value
@@ -412,7 +414,8 @@ def _body(report: Report, function: tree.Function, made: Definition, scope: Scop
         return
     outputs: list[Node] = []
     for slot, value in zip(made.results, function.values, strict=True):
-        body.bound = set(slot.coords)
+        # What the value itself reduces is a size outside that reduction: sum[c](...) / c ** 0.5 in one expression.
+        body.bound = set(slot.coords) - reduced_in(value)
         node = body.value(value)
         body.bound = set()
         node = body.shaped(node, slot.coords, slot.name, slot.span, value.span)
@@ -429,6 +432,19 @@ def _body(report: Report, function: tree.Function, made: Definition, scope: Scop
     made.constraints = body.constraints
     made.lets = {n: v.node for n, v in body.values.items()}
     made.sound = made.sound and len(report.errors) == errors and not any(n.bad for n in walk(*outputs))
+
+
+def reduced_in(expression: object) -> set[str]:
+    """The coordinates that an expression reduces anywhere by a sum or its like; softmax keeps its own."""
+    found: set[str] = set()
+    stack: list[object] = [expression]
+    while stack:
+        current = stack.pop()
+        if isinstance(current, tree.Reduce) and current.operator not in KEEPING:
+            found |= {axis.name for axis in current.coordinates}
+        if isinstance(current, tuple) and not isinstance(current, str):
+            stack += [each for each in cast("tuple[object, ...]", current) if isinstance(each, tuple)]
+    return found
 
 
 def _recursive(report: Report, definitions: Mapping[str, Definition], own: tuple[str, ...]) -> None:

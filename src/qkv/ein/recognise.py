@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from .elems import FLOATS
 from .graph import Coords, Node, union, walk
 
 
@@ -89,7 +90,8 @@ class Recogniser:
 
     def point(self, name: str, *args: Node) -> Node:
         """A pointwise node."""
-        return self.node("point", name, args, union(*(a.coords for a in args)), args[-1])
+        like = next((a for a in args if a.dtype in FLOATS), args[-1])
+        return self.node("point", name, args, union(*(a.coords for a in args)), like)
 
     def run(self, outputs: list[Node]) -> Recognised:
         """The graph with attention in it."""
@@ -320,6 +322,9 @@ class Recogniser:
         shared = tuple(c for c in rows if c in key.coords or c in value.coords)
         alone = tuple(c for c in rows if c not in shared)
         tied = tuple(c for c in value.coords if c in features)
+        strange = [c for part in (score, *keep) for c in part.coords if c not in rows and c not in key_set]
+        if strange:
+            return self.leave(node, f"the scores depend on {strange[0]}, a feature")
         carried = tuple(c for c in value.coords if c not in key_set and c not in rows)
         if tied and set(tied) - set(carried):
             return self.leave(node, "a feature is also a coordinate of the rows")

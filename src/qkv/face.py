@@ -24,6 +24,7 @@ from .core import cpu_features as cpu_features
 from .errors import CoordinateError as CoordinateError
 from .errors import DeviceError as DeviceError
 from .errors import DtypeError as DtypeError
+from .errors import EinError as EinError
 from .errors import InternalError as InternalError
 from .errors import LimitError as LimitError
 from .errors import ModelError as ModelError
@@ -94,6 +95,7 @@ __all__ = [
     "CoordinateError",
     "DeviceError",
     "DtypeError",
+    "EinError",
     "InternalError",
     "Keep",
     "LimitError",

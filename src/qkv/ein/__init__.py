@@ -6,6 +6,7 @@
 from .door import check as check
 from .door import load as load
 from .door import source as source
+from .door import std as std
 from .module import Module as Module
 
-__all__ = ["Module", "check", "load", "source"]
+__all__ = ["Module", "check", "load", "source", "std"]

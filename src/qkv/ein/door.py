@@ -23,7 +23,7 @@ def library() -> Mapping[str, Mapping[str, Definition]]:
     """The standard library: the definitions of each of its files."""
     found: dict[str, Mapping[str, Definition]] = {}
     for name in library_files():
-        checked = check_text(Source(library_text(name), f"std/{name}.ein"))
+        checked = check_text(Source(library_text(name), f"std/{name}.ein"), found)
         if checked.report.errors:
             raise InternalError(f"std/{name}.ein has mistakes:\n{raised(checked.source, checked.report.errors)}")
         found[name] = {n: checked.definitions[n] for n in checked.own}
@@ -74,6 +74,19 @@ def source(text: str, name: str = "<text>") -> Module:
     if made.report.errors:
         raise raised(made.source, made.report.errors)
     return Module(made)
+
+
+@lru_cache(maxsize=32)
+def std(name: str) -> Module:
+    """A file of the standard library: ``qkv.ein.std("attention").causal(Q, K, V)``. Raises ``EinError`` for no such file.
+
+    >>> import qkv
+    >>> list(qkv.ein.std("latent"))
+    ['latent', 'latent_absorbed']
+    """
+    if name not in library_files():
+        raise EinError(f'the standard library has no "{name}".\n  std has {", ".join(library_files())}.')
+    return source(library_text(name), f"std/{name}.ein")
 
 
 def load(path: str | PathLike[str]) -> Module:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .ein import app as ein
 from .generate import generate
 from .info import info
 from .table import table
@@ -22,6 +23,7 @@ app = typer.Typer(
 app.command()(table)
 app.command()(generate)
 app.command()(info)
+app.add_typer(ein, name="ein")
 
 
 def qkv_version() -> str:

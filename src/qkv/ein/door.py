@@ -14,7 +14,7 @@ from ..errors import EinError, InternalError
 from .check import Checked
 from .check import check as check_text
 from .graph import Definition
-from .module import Module
+from .module import Callable_, Module
 from .report import Source, raised
 
 
@@ -74,6 +74,36 @@ def source(text: str, name: str = "<text>") -> Module:
     if made.report.errors:
         raise raised(made.source, made.report.errors)
     return Module(made)
+
+
+def report(text: str, name: str = "<text>") -> str:
+    """Everything that is wrong with a text, as it is printed; empty when nothing was found."""
+    made = checked(text, name)
+    return "\n\n".join(made.source.show(d) for d in made.report.all)
+
+
+def fmt(text: str, name: str = "<text>") -> str:
+    """The text in its one spelling, comments kept. Raises ``EinError`` for a text that cannot be read.
+
+    >>> import qkv
+    >>> print(qkv.ein.fmt("fn f[q](X:[f32;q])->[f32]{sum[q](X[q])}"), end="")
+    fn f[q](X: [f32; q]) -> [f32] {
+        sum[q](X[q])
+    }
+    """
+    from .printer import formatted
+
+    return formatted(Source(text, name))
+
+
+def trial(function: Callable_, sizes: Mapping[str, int] | None = None, *, seed: int = 0) -> dict[str, Any]:
+    """A function run on random tensors: the shapes of its results, and the strategies that ran its attention.
+
+    Coordinates have the sizes of ``sizes``, 8 where it names none (2 for each of a rest).
+    """
+    from .trial import tried
+
+    return tried(function, sizes or {}, seed)
 
 
 @lru_cache(maxsize=32)

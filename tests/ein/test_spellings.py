@@ -22,7 +22,9 @@ def text(score: str, more: str = "", before: str = SCORES) -> str:
 I, J = torch.arange(9)[:, None], torch.arange(9)[None, :]
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, change=lambda s: s, keep: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ANN001
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, change=lambda s: s, keep: torch.Tensor | None = None
+) -> torch.Tensor:
     """Attention in float64, written out."""
     s = change(q.double() @ k.double().transpose(-1, -2) / math.sqrt(q.shape[-1]))
     if keep is not None:
@@ -32,9 +34,24 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, change=lambda s: s
 
 PLAIN: dict[str, tuple[str, object, object]] = {
     "scale behind": (text("s[..b, q, k]"), lambda s: s, None),
-    "scale before": (text("s", before="    let P[..b, q, d] = Q[..b, q, d] / size[d] ** 0.5;\n    let s[..b, q, k] = sum[d](P[..b, q, d] * K[..b, k, d]);\n"), lambda s: s, None),
-    "scale inside": (text("s", before="    let s[..b, q, k] = sum[d](Q[..b, q, d] * K[..b, k, d] * size[d] ** -0.5);\n"), lambda s: s, None),
-    "scale inside as quotient": (text("s", before="    let s[..b, q, k] = sum[d](Q[..b, q, d] / sqrt(size[d]) * K[..b, k, d]);\n"), lambda s: s, None),
+    "scale before": (
+        text(
+            "s",
+            before="    let P[..b, q, d] = Q[..b, q, d] / size[d] ** 0.5;\n    let s[..b, q, k] = sum[d](P[..b, q, d] * K[..b, k, d]);\n",
+        ),
+        lambda s: s,
+        None,
+    ),
+    "scale inside": (
+        text("s", before="    let s[..b, q, k] = sum[d](Q[..b, q, d] * K[..b, k, d] * size[d] ** -0.5);\n"),
+        lambda s: s,
+        None,
+    ),
+    "scale inside as quotient": (
+        text("s", before="    let s[..b, q, k] = sum[d](Q[..b, q, d] / sqrt(size[d]) * K[..b, k, d]);\n"),
+        lambda s: s,
+        None,
+    ),
     "causal by if": (text("if k <= q { s[..b, q, k] } else { -inf }"), lambda s: s, J <= I),
     "causal by where": (text("s[..b, q, k] where k <= q"), lambda s: s, J <= I),
     "causal by adding": (text("s[..b, q, k] + if k <= q { 0.0 } else { -inf }"), lambda s: s, J <= I),
@@ -47,10 +64,15 @@ PLAIN: dict[str, tuple[str, object, object]] = {
         (I // 2 == J // 2) | (I < 1) | (J < 1) | ((I * 7 + J * 3) % 5 == 0),
     ),
     "softcap": (text("20.0 * tanh(s[..b, q, k] / 20.0)"), lambda s: 20 * torch.tanh(s / 20), None),
-    "softcap under a mask": (text("if k <= q { 5 * tanh(s[..b, q, k] / 5) } else { -inf }"), lambda s: 5 * torch.tanh(s / 5), J <= I),
+    "softcap under a mask": (
+        text("if k <= q { 5 * tanh(s[..b, q, k] / 5) } else { -inf }"),
+        lambda s: 5 * torch.tanh(s / 5),
+        J <= I,
+    ),
     "distance": (text("s[..b, q, k] - 0.25 * abs(q - k)"), lambda s: s - 0.25 * (I - J).abs(), None),
     "nothing named": (
-        HEAD.format(more="") + "    sum[k](softmax[k](sum[d](Q[..b, q, d] * K[..b, k, d]) * (1 / d ** 0.5)) * V[..b, k, e])\n}\n",
+        HEAD.format(more="")
+        + "    sum[k](softmax[k](sum[d](Q[..b, q, d] * K[..b, k, d]) * (1 / d ** 0.5)) * V[..b, k, e])\n}\n",
         lambda s: s,
         None,
     ),
@@ -111,7 +133,9 @@ def test_a_spelling_is_fused_and_right(name: str, lead: tuple[int, ...]) -> None
     expected = attend(q, k, v, change, keep)  # type: ignore[arg-type]
     torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
     g = torch.randn_like(expected)
-    for mine, theirs in zip(torch.autograd.grad(out, (q, k, v), g), torch.autograd.grad(expected, (q, k, v), g), strict=True):
+    for mine, theirs in zip(
+        torch.autograd.grad(out, (q, k, v), g), torch.autograd.grad(expected, (q, k, v), g), strict=True
+    ):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
     with qkv.strategy("reference"):
         torch.testing.assert_close(f(q, k, v), expected, rtol=1e-10, atol=1e-10)
@@ -128,7 +152,12 @@ def test_the_plain_form_agrees(name: str) -> None:
 
 TENSORS = {
     "bias": ("s[..b, q, k] + B[q, k]", ", B: [float; q, k]", (9, 9), lambda s, b: s + b),
-    "table by distance": ("s[..b, q, k] + B[max(-3, min(3, k - q)) + 3]", ", B: [float; r]", (7,), lambda s, b: s + b[(J - I).clamp(-3, 3) + 3]),
+    "table by distance": (
+        "s[..b, q, k] + B[max(-3, min(3, k - q)) + 3]",
+        ", B: [float; r]",
+        (7,),
+        lambda s, b: s + b[(J - I).clamp(-3, 3) + 3],
+    ),
     "temperature": ("s[..b, q, k] * B", ", B: float", (), lambda s, b: s * b),
     "bias that is computed": ("s[..b, q, k] + sum[r](B[r, q] * B[r, k as q] )", ", B: [float; r, q]", (3, 9), None),
 }
@@ -147,14 +176,14 @@ def test_learned_tensors_in_scores(name: str) -> None:
     out, expected = f(q, k, v, b), attend(q, k, v, lambda s: change(s, b))  # type: ignore[misc]
     torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
     g = torch.randn_like(out)
-    for mine, theirs in zip(torch.autograd.grad(out, (q, k, v, b), g), torch.autograd.grad(expected, (q, k, v, b), g), strict=True):
+    for mine, theirs in zip(
+        torch.autograd.grad(out, (q, k, v, b), g), torch.autograd.grad(expected, (q, k, v, b), g), strict=True
+    ):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
 
 
 def test_documents() -> None:
-    f = qkv.ein.source(
-        text("s where D[..b, q] == E[..b, k] && k <= q", ", D: [i64; ..b, q], E: [i64; ..b, k]")
-    ).f
+    f = qkv.ein.source(text("s where D[..b, q] == E[..b, k] && k <= q", ", D: [i64; ..b, q], E: [i64; ..b, k]")).f
     q, k, v = tensors(2, dtype=torch.float64)
     ids = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 2, 2], [0, 1, 1, 1, 1, 1, 1, 1, 2]])
     assert len(f.plan(q, k, v, ids, ids)) == 1
@@ -206,7 +235,9 @@ def test_differential_attention_is_two_fused_ones() -> None:
     q1, k1, v = tensors(2, dtype=torch.float64)
     q2, k2 = q1.flip(0), k1.flip(0)
     assert len(f.plan(q1, q2, k1, k2, v, 0.3)) == 2
-    torch.testing.assert_close(f(q1, q2, k1, k2, v, 0.3), attend(q1, k1, v) - 0.3 * attend(q2, k2, v), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        f(q1, q2, k1, k2, v, 0.3), attend(q1, k1, v) - 0.3 * attend(q2, k2, v), rtol=1e-10, atol=1e-10
+    )
 
 
 def test_a_recurrence_is_linear_attention_step_by_step() -> None:

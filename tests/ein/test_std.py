@@ -11,7 +11,6 @@ import torch
 import qkv
 
 
-
 def std(file: str, name: str) -> Any:
     """A function of the standard library."""
     return qkv.ein.std(file)[name]
@@ -86,14 +85,18 @@ def multi_head_projected() -> tuple[Any, Any]:
         return w.T.unflatten(1, (4, -1))
 
     return (
-        lambda: std("projected", "multi_head_projected")(x, s, split(wq), split(wk), split(wv), wo.T.unflatten(0, (4, -1))),
+        lambda: std("projected", "multi_head_projected")(
+            x, s, split(wq), split(wk), split(wv), wo.T.unflatten(0, (4, -1))
+        ),
         lambda: qkv.mechanisms.multi_head_projected(x, s, wq, wk, wv, wo, num_heads=4),
     )
 
 
 def relative_position_bias() -> tuple[Any, Any]:
     t, table = _plain(), rand(5, 4)
-    return lambda: std("positions", "relative_position_bias")(*t, table), lambda: qkv.mechanisms.relative_position_bias(table)(*t)
+    return lambda: std("positions", "relative_position_bias")(*t, table), lambda: qkv.mechanisms.relative_position_bias(
+        table
+    )(*t)
 
 
 def alibi() -> tuple[Any, Any]:
@@ -131,7 +134,9 @@ def differential() -> tuple[Any, Any]:
 
 def differential_clamped() -> tuple[Any, Any]:
     t = _plain()
-    return lambda: std("differential", "differential_clamped")(*t, 0.5, half=2), lambda: qkv.mechanisms.differential_clamped(0.5)(*t)
+    return lambda: std("differential", "differential_clamped")(
+        *t, 0.5, half=2
+    ), lambda: qkv.mechanisms.differential_clamped(0.5)(*t)
 
 
 def _latents() -> tuple[torch.Tensor, ...]:

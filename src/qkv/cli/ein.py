@@ -13,13 +13,18 @@ from .report import MISSED, reported, unwritable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-app = typer.Typer(help="Check, run, format and explain definitions in Einlang.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Check, run, format and explain definitions in Einlang.", no_args_is_help=True, rich_markup_mode=None
+)
 
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Texts in Einlang.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A text in Einlang.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 Name = Annotated[str | None, typer.Option("--fn", metavar="NAME", help="One function. [default: all]")]
-Sizes = Annotated[list[str] | None, typer.Option("--size", metavar="NAME=N", help="The size of a coordinate; may be given several times.")]
+Sizes = Annotated[
+    list[str] | None,
+    typer.Option("--size", metavar="NAME=N", help="The size of a coordinate; may be given several times."),
+]
 
 
 def _say(data: Any) -> None:
@@ -68,7 +73,11 @@ def check(files: Files, as_json: AsJson = False) -> None:
 
 @app.command()
 @reported
-def fmt(files: Files, test: Annotated[bool, typer.Option("--check", help="Change nothing; say which files would change.")] = False, as_json: AsJson = False) -> None:
+def fmt(
+    files: Files,
+    test: Annotated[bool, typer.Option("--check", help="Change nothing; say which files would change.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Bring texts into their one spelling. With --check the exit status is 1 when one is not in it."""
     import qkv
 
@@ -95,7 +104,13 @@ def fmt(files: Files, test: Annotated[bool, typer.Option("--check", help="Change
 
 @app.command()
 @reported
-def run(file: File, name: Name = None, size: Sizes = None, seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0, as_json: AsJson = False) -> None:
+def run(
+    file: File,
+    name: Name = None,
+    size: Sizes = None,
+    seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
+    as_json: AsJson = False,
+) -> None:
     """Run functions on random tensors and show the results' shapes, and how attention was run."""
     import qkv
 
@@ -104,7 +119,10 @@ def run(file: File, name: Name = None, size: Sizes = None, seed: Annotated[int, 
         _say(results)
         return
     for each in results:
-        typer.echo(f"{each['name']}: {', '.join(each['results'])}" + (f"  by {', '.join(each['strategies'])}" if each["strategies"] else ""))
+        typer.echo(
+            f"{each['name']}: {', '.join(each['results'])}"
+            + (f"  by {', '.join(each['strategies'])}" if each["strategies"] else "")
+        )
 
 
 @app.command()
@@ -123,7 +141,9 @@ def explain(file: File, name: Name = None, size: Sizes = None, as_json: AsJson =
             for line in each[title]:
                 typer.echo(f"  {title:9} {line}")
         for one in each["attention"]:
-            typer.echo(f"  fused     {one['weights']}: query {' '.join(one['query'])}; key {' '.join(one['key'])}; feature {' '.join(one['feature'])}; shared {' '.join(one['shared'])}; {one['masks']} masks")
+            typer.echo(
+                f"  fused     {one['weights']}: query {' '.join(one['query'])}; key {' '.join(one['key'])}; feature {' '.join(one['feature'])}; shared {' '.join(one['shared'])}; {one['masks']} masks"
+            )
             for line in one["plan"].splitlines():
                 typer.echo(f"            {line}")
         for one in each["left"]:
@@ -163,7 +183,9 @@ def audit(file: File, name: Name = None, as_json: AsJson = False) -> None:
         for names in each["softmax"]:
             typer.echo(f"  softmax   over {', '.join(names)}")
         for one in each["attention"]:
-            typer.echo(f"  attention query {' '.join(one['query'])}; key {' '.join(one['key'])}; feature {' '.join(one['feature'])}; groups {' '.join(one['groups']) or 'none'}")
+            typer.echo(
+                f"  attention query {' '.join(one['query'])}; key {' '.join(one['key'])}; feature {' '.join(one['feature'])}; groups {' '.join(one['groups']) or 'none'}"
+            )
         for tensor, names in each["gradients"].items():
             typer.echo(f"  gradient  of {tensor} is summed over {', '.join(names) or 'nothing'}")
         for one in each["concat"]:

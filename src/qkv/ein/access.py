@@ -50,9 +50,16 @@ class Accesses(Scope):
         found = self.values.get(access.name)
         if found is None:
             if access.name in self.known:
-                self.report.error("arity", f"{access.name} is a function, and is given no arguments.", access.span, fix=f"{self.text(access.span)}(...)")
+                self.report.error(
+                    "arity",
+                    f"{access.name} is a function, and is given no arguments.",
+                    access.span,
+                    fix=f"{self.text(access.span)}(...)",
+                )
                 return self.bad(access.span)
-            return self.unknown(access.name, access.name_span, tuple(a.name for a in access.axes if isinstance(a, tree.AxisName)))
+            return self.unknown(
+                access.name, access.name_span, tuple(a.name for a in access.axes if isinstance(a, tree.AxisName))
+            )
         found.used = True
         if self.running is not None and access.name == self.running[0]:
             return self.recurred(access, found)
@@ -133,10 +140,20 @@ class Accesses(Scope):
             case tree.AxisValue(value, span):
                 return self.looked_up(access, value, axis, span, lookups)
             case tree.AxisRange(_, _, _, _, span):
-                self.report.error("syntax", "a range belongs to what a let names, not to an access.", span, fix=access.name)
+                self.report.error(
+                    "syntax", "a range belongs to what a let names, not to an access.", span, fix=access.name
+                )
                 return False
 
-    def wrong_axis(self, access: tree.Access, found: Value, name: str, axis: Coords, span: Span, written: tree.AxisName | tree.AxisRest) -> bool:
+    def wrong_axis(
+        self,
+        access: tree.Access,
+        found: Value,
+        name: str,
+        axis: Coords,
+        span: Span,
+        written: tree.AxisName | tree.AxisRest,
+    ) -> bool:
         """Reports an index that is not the axis's coordinate."""
         if not self.knows(written):
             return False
@@ -148,9 +165,14 @@ class Accesses(Scope):
             "wrong-coordinate",
             f"{access.name} has {shown} on this axis, and {name} indexes it.",
             span,
-            sides=[self.side(access.name, [axis_names([a]) for a in found.axes or ()]), f"given: {self.text(access.span)}"],
+            sides=[
+                self.side(access.name, [axis_names([a]) for a in found.axes or ()]),
+                f"given: {self.text(access.span)}",
+            ],
             silent="an axis has no name; " + SILENT,
-            fix=right if swapped or not renamed else f"{right}, or {renamed} if {shown} is meant to be called {name} here",
+            fix=right
+            if swapped or not renamed
+            else f"{right}, or {renamed} if {shown} is meant to be called {name} here",
         )
         return False
 
@@ -163,8 +185,19 @@ class Accesses(Scope):
             fix = f"{access.name}[{axis_names(found.axes)}]"
         else:
             headline = f"{access.name} has {shown} on this axis, and {said} indexes it."
-            fix = f"{shown} as {said} to split it, {names[0]} major" if len(axis) == 1 else f"{access.name}[{axis_names(found.axes)}]"
-        self.report.error("wrong-coordinate", headline, span, sides=[f"{access.name}: [{axis_names(found.axes)}]"], silent="view splits in either order.", fix=fix)
+            fix = (
+                f"{shown} as {said} to split it, {names[0]} major"
+                if len(axis) == 1
+                else f"{access.name}[{axis_names(found.axes)}]"
+            )
+        self.report.error(
+            "wrong-coordinate",
+            headline,
+            span,
+            sides=[f"{access.name}: [{axis_names(found.axes)}]"],
+            silent="view splits in either order.",
+            fix=fix,
+        )
 
     def no_order(self, access: tree.Access, names: Coords, axis: Coords, span: Span) -> bool:
         """Reports a split or a merge that does not say which part is major."""
@@ -202,7 +235,11 @@ class Accesses(Scope):
             self.wrong_group(access, found, old.names, axis, old.span)
             return False
         self.used.update(before)
-        parts = [new] if isinstance(new, tree.AxisName) else [tree.AxisName(n, s) for n, s in zip(new.names, new.spans, strict=True)]
+        parts = (
+            [new]
+            if isinstance(new, tree.AxisName)
+            else [tree.AxisName(n, s) for n, s in zip(new.names, new.spans, strict=True)]
+        )
         if not all([self.knows(part) for part in parts]):
             return False
         after = tuple(part.name for part in parts)
@@ -215,11 +252,15 @@ class Accesses(Scope):
         else:
             renames += list(zip(before, after, strict=False))
             if len(before) != len(after):
-                self.report.error("rank", f"{len(before)} coordinates are renamed to {len(after)}.", span, fix="one name for each")
+                self.report.error(
+                    "rank", f"{len(before)} coordinates are renamed to {len(after)}.", span, fix="one name for each"
+                )
                 return False
         return True
 
-    def looked_up(self, access: tree.Access, value: tree.Expr, axis: Coords, span: Span, lookups: list[tuple[str, Node]]) -> bool:
+    def looked_up(
+        self, access: tree.Access, value: tree.Expr, axis: Coords, span: Span, lookups: list[tuple[str, Node]]
+    ) -> bool:
         """A computed index."""
         names = self.product(value)
         if names is not None and len(names) > 1 and all(n in self.coordinates for n in names):
@@ -229,11 +270,19 @@ class Accesses(Scope):
             return False
         if len(axis) != 1 or axis[0].startswith(".."):
             self.report.error(
-                "rank", f"a rest or a merged axis of {access.name} cannot be indexed by one number.", span, fix=f"{access.name}[{axis_names([axis])}] and a split before"
+                "rank",
+                f"a rest or a merged axis of {access.name} cannot be indexed by one number.",
+                span,
+                fix=f"{access.name}[{axis_names([axis])}] and a split before",
             )
             return False
         if index.dtype not in INTS:
-            self.report.error("dtype", f"an index is a whole number, and this is {index.dtype}.", span, fix=f"floor({self.text(span)}) as i64")
+            self.report.error(
+                "dtype",
+                f"an index is a whole number, and this is {index.dtype}.",
+                span,
+                fix=f"floor({self.text(span)}) as i64",
+            )
             return False
         if not self.guards and not self.stays_inside(access, value, axis[0], span):
             return False
@@ -270,10 +319,20 @@ class Accesses(Scope):
             guard = f"if {name} + {shift} < size[{axis}] {{ {self.text(access.span)} }} else {{ 0 }}"
         elif shift < 0 and first is not None and first + shift < 0:
             said = f"the index is {first + shift} where {name} is {first}" if name else f"the index is {shift}"
-            guard = f"if {name} >= {-shift} {{ {self.text(access.span)} }} else {{ 0 }}" if name else f"size[{axis}] - {-shift}"
+            guard = (
+                f"if {name} >= {-shift} {{ {self.text(access.span)} }} else {{ 0 }}"
+                if name
+                else f"size[{axis}] - {-shift}"
+            )
         else:
             return True
-        self.report.error("out-of-range", f"an index of {access.name} leaves its axis: {said}.", span, silent="a negative index counts from the end.", fix=guard)
+        self.report.error(
+            "out-of-range",
+            f"an index of {access.name} leaves its axis: {said}.",
+            span,
+            silent="a negative index counts from the end.",
+            fix=guard,
+        )
         return False
 
     def applied(
@@ -316,7 +375,11 @@ class Accesses(Scope):
         twice = next((c for c in made.coords if made.coords.count(c) > 1), None)
         if twice is not None:
             self.report.error(
-                "duplicate", f"{twice} indexes two axes of {access.name}.", access.span, silent="it would take the diagonal or mix axes.", fix=f"another name for one of them: {twice} as other"
+                "duplicate",
+                f"{twice} indexes two axes of {access.name}.",
+                access.span,
+                silent="it would take the diagonal or mix axes.",
+                fix=f"another name for one of them: {twice} as other",
             )
             return self.bad(access.span, union(made.coords), made.dtype)
         if made is node:
@@ -342,24 +405,39 @@ class Accesses(Scope):
         for written, axis in zip(access.axes, axes, strict=True):
             if axis == (time,):
                 match written:
-                    case tree.AxisValue(tree.Binary("-", tree.Name(name), tree.Number(text)), _) if name == time and text.isdigit() and len(text) < 6:
+                    case tree.AxisValue(tree.Binary("-", tree.Name(name), tree.Number(text)), _) if (
+                        name == time and text.isdigit() and len(text) < 6
+                    ):
                         shift = int(text)
                     case _:
                         shift = 0
                 if shift < 1:
                     self.report.error(
-                        "recursion", f"{access.name} is read where it is not yet made.", written.span, fix=f"{access.name}[{time} - 1, ...]"
+                        "recursion",
+                        f"{access.name} is read where it is not yet made.",
+                        written.span,
+                        fix=f"{access.name}[{time} - 1, ...]",
                     )
                     good = False
             elif not (isinstance(written, tree.AxisName | tree.AxisRest) and (written.name,) == axis):
                 if isinstance(written, tree.AxisName):
                     self.wrong_axis(access, found, written.name, axis, written.span, written)
                 else:
-                    self.report.error("recursion", f"{access.name} is read here with its own coordinates alone.", written.span, fix=axis[0])
+                    self.report.error(
+                        "recursion",
+                        f"{access.name} is read here with its own coordinates alone.",
+                        written.span,
+                        fix=axis[0],
+                    )
                 good = False
         coords = tuple(c for axis in axes for c in axis if c != time)
         first = self.ranges[time].first
         if good and first is not None and shift > first:
-            self.report.error("out-of-range", f"{access.name}[{time} - {shift}] leaves its axis where {time} is {first}.", access.span, fix=f"{time} - {first}" if first else "a first value: let h[0, c] = ...;")
+            self.report.error(
+                "out-of-range",
+                f"{access.name}[{time} - {shift}] leaves its axis where {time} is {first}.",
+                access.span,
+                fix=f"{time} - {first}" if first else "a first value: let h[0, c] = ...;",
+            )
             good = False
         return Node("self", (access.name, shift), (), coords, found.node.dtype, access.span, bad=not good)

@@ -129,11 +129,17 @@ class Calls(Expressions):
                     f'{call.name} has no coordinate "{where.name}".',
                     where.span,
                     sides=[f"{call.name}[{', '.join(function.formals)}]"],
-                    fix=" or ".join(near(where.name, function.formals)) or f"one of {' '.join(function.formals) or 'none'}",
+                    fix=" or ".join(near(where.name, function.formals))
+                    or f"one of {' '.join(function.formals) or 'none'}",
                 )
                 return None
             if formal in names:
-                self.report.error("duplicate", f"{formal} of {call.name} is given twice.", bound.span, fix=f"{formal} = one of the two")
+                self.report.error(
+                    "duplicate",
+                    f"{formal} of {call.name} is given twice.",
+                    bound.span,
+                    fix=f"{formal} = one of the two",
+                )
                 return None
             for axis in (bound.actual, bound.renamed):
                 if axis is not None and self.open:
@@ -145,7 +151,9 @@ class Calls(Expressions):
                 renamed[formal] = bound.renamed.name
         return names, renamed
 
-    def settled(self, call: tree.Call, function: Definition, arguments: Sequence[Node], names: dict[str, str]) -> dict[str, str] | None:
+    def settled(
+        self, call: tree.Call, function: Definition, arguments: Sequence[Node], names: dict[str, str]
+    ) -> dict[str, str] | None:
         """The binding with what the arguments settle: the same name, or the only one that is left on both sides."""
         made = dict(names)
         for slot, argument in zip(function.parameters, arguments, strict=True):
@@ -172,7 +180,10 @@ class Calls(Expressions):
                 "call-mismatch",
                 f"nothing says which coordinate of {self.describe(argument)} is {open_[0]} of {call.name}.",
                 argument.span if argument.span != (0, 0) else call.span,
-                sides=[self.side(f"{call.name}'s {slot.name}", slot.coords), self.side(self.describe(argument), argument.coords)],
+                sides=[
+                    self.side(f"{call.name}'s {slot.name}", slot.coords),
+                    self.side(self.describe(argument), argument.coords),
+                ],
                 silent=SILENT,
                 fix=f"{call.name}[{self.listed(function, made)}](...)",
             )
@@ -230,12 +241,17 @@ class Calls(Expressions):
         known = rests.setdefault(slot.rest, extra)
         return set(known) == set(extra)
 
-    def mismatch(self, call: tree.Call, function: Definition, arguments: Sequence[Node], names: dict[str, str], n: int) -> None:
+    def mismatch(
+        self, call: tree.Call, function: Definition, arguments: Sequence[Node], names: dict[str, str], n: int
+    ) -> None:
         """Reports an argument that does not fit: another order of the coordinates, one tensor for two, or neither."""
         slot, argument = function.parameters[n], arguments[n]
         expected = [names.get(c, c) for c in slot.coords]
         place = call.arguments[n].span
-        sides = [self.side(f"{call.name} wants {slot.name}", expected), self.side(f"given {self.describe_argument(call, n)}", argument.coords)]
+        sides = [
+            self.side(f"{call.name} wants {slot.name}", expected),
+            self.side(f"given {self.describe_argument(call, n)}", argument.coords),
+        ]
         same = [m for m, other in enumerate(arguments) if m != n and other is argument]
         lacking = [c for c in expected if c not in argument.coords and not c.startswith("..")]
         if same and lacking:
@@ -261,7 +277,11 @@ class Calls(Expressions):
                 fix = f"{others[0]} as {lacking[0]} in {self.describe_argument(call, n)}, if that is what it is"
         if not fix:
             extra = [c for c in argument.coords if c not in expected]
-            fix = f"sum[{', '.join(extra)}](...) or another tensor" if extra and not lacking else f"a tensor with {', '.join(expected)}"
+            fix = (
+                f"sum[{', '.join(extra)}](...) or another tensor"
+                if extra and not lacking
+                else f"a tensor with {', '.join(expected)}"
+            )
         self.report.error(
             "call-mismatch",
             f"argument {n + 1} of {call.name} does not have the coordinates of {slot.name}.",
@@ -298,7 +318,10 @@ class Calls(Expressions):
             elem = argument.dtype
             if slot.axes is None and argument.coords:
                 self.report.error(
-                    "rank", f"{slot.name} of {call.name} is a scalar, and this has {' '.join(argument.coords)}.", call.arguments[n].span, fix="one number"
+                    "rank",
+                    f"{slot.name} of {call.name} is a scalar, and this has {' '.join(argument.coords)}.",
+                    call.arguments[n].span,
+                    fix="one number",
                 )
                 return False
             wanted = slot.elem
@@ -309,7 +332,8 @@ class Calls(Expressions):
                     "dtype",
                     f"{slot.name} of {call.name} is {slot.elem}, and {self.describe_argument(call, n)} is {elem}.",
                     call.arguments[n].span,
-                    sides=[f"{call.name}'s {slot.name}: {slot}"] + ([f"float is {generic} in this call"] if slot.elem == "float" and generic else []),
+                    sides=[f"{call.name}'s {slot.name}: {slot}"]
+                    + ([f"float is {generic} in this call"] if slot.elem == "float" and generic else []),
                     silent="it would convert, and round." if elem != "bool" else "True would count as 1.",
                     fix=f"({self.text(call.arguments[n].span)}) as {wanted if wanted != 'float' else 'f32'}",
                 )
@@ -332,10 +356,19 @@ class Calls(Expressions):
                 return False
         return True
 
-    def results(self, call: tree.Call, function: Definition, arguments: Sequence[Node], binding: Binding) -> list[Node] | None:
+    def results(
+        self, call: tree.Call, function: Definition, arguments: Sequence[Node], binding: Binding
+    ) -> list[Node] | None:
         """The nodes of the results; None, with an error reported, where one would have a coordinate twice."""
         made: list[Node] = []
-        generic = next((a.dtype for s, a in zip(function.parameters, arguments, strict=True) if s.elem == "float" and a.dtype in FLOATS), "float")
+        generic = next(
+            (
+                a.dtype
+                for s, a in zip(function.parameters, arguments, strict=True)
+                if s.elem == "float" and a.dtype in FLOATS
+            ),
+            "float",
+        )
         for number, slot in enumerate(function.results):
             coords: list[str] = []
             for formal in slot.coords:
@@ -348,14 +381,20 @@ class Calls(Expressions):
                 self.twice(call, function, binding, slot, twice)
                 return None
             elem = generic if slot.elem == "float" else slot.elem
-            made.append(Node("call", Called(function, binding, number), tuple(arguments), tuple(coords), elem, call.span))
+            made.append(
+                Node("call", Called(function, binding, number), tuple(arguments), tuple(coords), elem, call.span)
+            )
         return made
 
     def twice(self, call: tree.Call, function: Definition, binding: Binding, slot: Slot, name: str) -> None:
         """Reports a result that would have one coordinate twice."""
         both = [f for f in slot.coords if binding.names.get(f) == name]
         last = both[-1] if both else name
-        written = [f"{binding.names[f]} as {name}_{last}" if f == last else binding.names[f] for f in function.formals if f in binding.names]
+        written = [
+            f"{binding.names[f]} as {name}_{last}" if f == last else binding.names[f]
+            for f in function.formals
+            if f in binding.names
+        ]
         self.report.error(
             "duplicate-result",
             f"the result of {call.name} has {' and '.join(both) or name}, and both are {name} in this call.",

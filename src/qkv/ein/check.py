@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
-from .. import limits
 from . import tree
 from .calls import Called
+from .contract import ConflictError, Sizes
 from .elems import fits
 from .graph import Constraint, Coords, Definition, Node, Slot, union, walk
 from .parser import parse
@@ -25,8 +25,7 @@ STRATEGIES = ("flash", "reference", "chunked", "cpu", "sdpa", "flex", "triton", 
 """What may stand in ``#[strategy(...)]``; ``flash`` is any fused exact one."""
 
 _BUILT_IN = frozenset(
-    "sum prod max min mean any all logsumexp argmax argmin softmax log_softmax cumsum concat only size exp log sqrt tanh "
-    "sin cos abs floor relu sigmoid silu gelu erf".split()
+    ["sum", "prod", "max", "min", "mean", "any", "all", "logsumexp", "argmax", "argmin", "softmax", "log_softmax", "cumsum", "concat", "only", "size", "exp", "log", "sqrt", "tanh", "sin", "cos", "abs", "floor", "relu", "sigmoid", "silu", "gelu", "erf"]
 )
 
 
@@ -77,7 +76,12 @@ class Body(Roles):
                     found.append((axis.name,))
                 case tree.AxisValue(value, span):
                     if not (isinstance(value, tree.Number) and value.text.isdigit() and len(value.text) < 6):
-                        self.report.error("syntax", "a first index of a recurrence is a number as it is written.", span, fix=f"let {target.name}[0, ...] = ...;")
+                        self.report.error(
+                            "syntax",
+                            "a first index of a recurrence is a number as it is written.",
+                            span,
+                            fix=f"let {target.name}[0, ...] = ...;",
+                        )
                         good = False
                     found.append(())
                 case tree.AxisAs(_, _, span):
@@ -86,16 +90,27 @@ class Body(Roles):
         flat = [n for a in found for n in a]
         for name in flat:
             if flat.count(name) > 1:
-                self.report.error("duplicate", f"{target.name} names {name} twice.", target.span, fix="each axis its own coordinate")
+                self.report.error(
+                    "duplicate", f"{target.name} names {name} twice.", target.span, fix="each axis its own coordinate"
+                )
                 return None
         return tuple(found) if good else None
 
     def range(self, axis: tree.AxisRange) -> bool:
         """A coordinate with a range; what it ranges over, if that is a coordinate, has its size."""
         first, last = axis.first, axis.last
-        begin = int(first.text) if isinstance(first, tree.Number) and first.text.isdigit() and len(first.text) < 10 else None
+        begin = (
+            int(first.text)
+            if isinstance(first, tree.Number) and first.text.isdigit() and len(first.text) < 10
+            else None
+        )
         if begin is None:
-            self.report.error("syntax", "a range begins at a number as it is written.", first.span, fix="0..T, or 1..T in a recurrence")
+            self.report.error(
+                "syntax",
+                "a range begins at a number as it is written.",
+                first.span,
+                fix="0..T, or 1..T in a recurrence",
+            )
             return False
         over: str | None = None
         if isinstance(last, tree.SizeOf):
@@ -109,7 +124,12 @@ class Body(Roles):
         elif isinstance(last, tree.Number) and last.text.isdigit() and len(last.text) < 10:
             self.constraints.append(Constraint("fixed", (axis.name,), axis.span, int(last.text)))
         else:
-            self.report.error("syntax", "a range ends at a coordinate or a number.", last.span, fix=f"{begin}..T, T being a coordinate")
+            self.report.error(
+                "syntax",
+                "a range ends at a coordinate or a number.",
+                last.span,
+                fix=f"{begin}..T, T being a coordinate",
+            )
             return False
         self.coordinates.setdefault(axis.name, axis.name_span)
         self.used.add(axis.name)
@@ -137,7 +157,10 @@ class Body(Roles):
             return
         if ranged is not None and self.ranges.get(ranged.name, Ranged(None, 0)).first != 0:
             self.report.error(
-                "recursion", f"{target.name} has no value at 0.", ranged.span, fix=f"let {target.name}[0, ...] = ...; before"
+                "recursion",
+                f"{target.name} has no value at 0.",
+                ranged.span,
+                fix=f"let {target.name}[0, ...] = ...; before",
             )
             axes = None
         value = self.value(let.value)
@@ -157,8 +180,15 @@ class Body(Roles):
 
     def define(self, target: tree.Target, value: Node, axes: tuple[Coords, ...] | None) -> None:
         """One more value under its name."""
-        if target.name in self.values or target.name in self.coordinates or target.name in _BUILT_IN or target.name in self.known:
-            self.report.error("duplicate", f'"{target.name}" already names something else.', target.name_span, fix=f"{target.name}2")
+        if (
+            target.name in self.values
+            or target.name in self.coordinates
+            or target.name in _BUILT_IN
+            or target.name in self.known
+        ):
+            self.report.error(
+                "duplicate", f'"{target.name}" already names something else.', target.name_span, fix=f"{target.name}2"
+            )
             if target.name in self.values:
                 return
         self.values[target.name] = Value(target.name, value, axes, target.name_span)
@@ -189,13 +219,20 @@ class Body(Roles):
         sides = [self.side(name, names), self.side(self.describe(value), value.coords)]
         fix = f"sum[{listed}](...) or mean[{listed}](...), or declare {listed}"
         if rests:
-            self.report.error("free-coordinate", f"{said}.", where, sides=sides, fix=fix, silent="an axis too many is broadcast on.")
+            self.report.error(
+                "free-coordinate", f"{said}.", where, sides=sides, fix=fix, silent="an axis too many is broadcast on."
+            )
             return self.bad(where, names, value.dtype)
         fixed = {c.names[0]: c.number for c in self.constraints if c.kind == "fixed"}
         for coordinate in extra:
             if fixed.get(coordinate, 1) != 1:
                 self.report.error(
-                    "free-coordinate", f"{said}, and {coordinate} has size {fixed[coordinate]}.", where, sides=sides, fix=fix, silent="an axis too many is broadcast on."
+                    "free-coordinate",
+                    f"{said}, and {coordinate} has size {fixed[coordinate]}.",
+                    where,
+                    sides=sides,
+                    fix=fix,
+                    silent="an axis too many is broadcast on.",
                 )
                 return self.bad(where, names, value.dtype)
         self.report.warning(
@@ -214,13 +251,18 @@ class Body(Roles):
         shapes = [self.target_axes(target) for target in let.targets]
         self.bound = set()
         if not isinstance(let.value, tree.Call):
-            self.report.error("arity", "several names need a call with as many results.", let.value.span, fix="one let for each")
+            self.report.error(
+                "arity", "several names need a call with as many results.", let.value.span, fix="one let for each"
+            )
             nodes = []
         else:
             nodes = self.called(let.value)
             if len(nodes) != len(let.targets):
                 self.report.error(
-                    "arity", f"{len(let.targets)} names are given, and {let.value.name} has {len(nodes)} results.", let.value.span, fix="one name for each result"
+                    "arity",
+                    f"{len(let.targets)} names are given, and {let.value.name} has {len(nodes)} results.",
+                    let.value.span,
+                    fix="one name for each result",
                 )
                 nodes = []
         for n, (target, axes) in enumerate(zip(let.targets, shapes, strict=True)):
@@ -231,7 +273,9 @@ class Body(Roles):
                 node = Node("strategy", strategy, (node,), node.coords, node.dtype, let.span, node.bad)
             self.define(target, node, axes if target.axes is not None else None)
 
-    def base(self, target: tree.Target, axes: tuple[Coords, ...], first: tree.AxisValue, value: Node, names: Coords) -> None:
+    def base(
+        self, target: tree.Target, axes: tuple[Coords, ...], first: tree.AxisValue, value: Node, names: Coords
+    ) -> None:
         """``let h[0, c] = ...;``."""
         at = int(first.value.text) if isinstance(first.value, tree.Number) else 0
         if not (value.op == "number" and not value.coords and not value.bad):
@@ -241,11 +285,15 @@ class Body(Roles):
             self.define(target, value, axes)
             found = self.values[target.name]
         elif not found.bases or at in found.bases:
-            self.report.error("duplicate", f'"{target.name}" already names something else.', target.name_span, fix=f"{target.name}2")
+            self.report.error(
+                "duplicate", f'"{target.name}" already names something else.', target.name_span, fix=f"{target.name}2"
+            )
             return
         found.bases[at] = value
 
-    def recurrence(self, let: tree.Let, target: tree.Target, axes: tuple[Coords, ...] | None, ranged: tree.AxisRange, found: Value) -> None:
+    def recurrence(
+        self, let: tree.Let, target: tree.Target, axes: tuple[Coords, ...] | None, ranged: tree.AxisRange, found: Value
+    ) -> None:
         """``let h[t in 1..T, c] = f(h[t - 1, c]);``."""
         time = ranged.name
         first = self.ranges[time].first if time in self.ranges else None
@@ -253,7 +301,10 @@ class Body(Roles):
             return
         if first != len(found.bases) or set(found.bases) != set(range(first)):
             self.report.error(
-                "recursion", f"{target.name} begins at {first}, and values are given for {sorted(found.bases)}.", ranged.span, fix=f"{time} in {len(found.bases)}.. , and one value for each index before"
+                "recursion",
+                f"{target.name} begins at {first}, and values are given for {sorted(found.bases)}.",
+                ranged.span,
+                fix=f"{time} in {len(found.bases)}.. , and one value for each index before",
             )
             found.bases = {}
             return
@@ -263,14 +314,29 @@ class Body(Roles):
         dtype = next((b.dtype for b in bases if b.op != "number"), bases[0].dtype)
         if dtype in ("int", "real"):
             dtype = "float" if any(v.node.dtype == "float" for v in self.values.values()) else "f32"
-        self.values[target.name] = Value(target.name, Node("self", (target.name, 0), (), others, dtype, target.span), axes, target.name_span, used=found.used)
+        self.values[target.name] = Value(
+            target.name,
+            Node("self", (target.name, 0), (), others, dtype, target.span),
+            axes,
+            target.name_span,
+            used=found.used,
+        )
         self.running = (target.name, time)
         body = self.value(let.value)
         self.running = None
-        body = self.shaped(body, others, target.name, target.span, let.value.span) if time not in body.coords else self.shaped(body, names, target.name, target.span, let.value.span)
+        body = (
+            self.shaped(body, others, target.name, target.span, let.value.span)
+            if time not in body.coords
+            else self.shaped(body, names, target.name, target.span, let.value.span)
+        )
         bad = body.bad or any(b.bad for b in bases)
         if not bad and not fits(body.dtype, dtype):
-            self.report.error("dtype", f"{target.name} begins as {dtype} and goes on as {body.dtype}.", let.value.span, fix=f"(...) as {dtype}")
+            self.report.error(
+                "dtype",
+                f"{target.name} begins as {dtype} and goes on as {body.dtype}.",
+                let.value.span,
+                fix=f"(...) as {dtype}",
+            )
             bad = True
         node = Node("scan", (target.name, time, first), (*bases, body), names, dtype, let.span, bad)
         used = any(True for _ in ())
@@ -281,10 +347,16 @@ class Body(Roles):
         found: str | None = None
         for each in attributes:
             if each.name != "strategy":
-                self.report.error("strategy", f'no attribute is called "{each.name}".', each.span, fix="#[strategy(flash)]")
+                self.report.error(
+                    "strategy", f'no attribute is called "{each.name}".', each.span, fix="#[strategy(flash)]"
+                )
             elif each.argument not in STRATEGIES:
                 self.report.error(
-                    "strategy", f'no strategy is called "{each.argument}".', each.argument_span, sides=[f"known: {' '.join(STRATEGIES)}"], fix=" or ".join(near(each.argument, STRATEGIES)) or "flash"
+                    "strategy",
+                    f'no strategy is called "{each.argument}".',
+                    each.argument_span,
+                    sides=[f"known: {' '.join(STRATEGIES)}"],
+                    fix=" or ".join(near(each.argument, STRATEGIES)) or "flash",
                 )
             elif found is not None:
                 self.report.error("duplicate", "two strategies are asked for.", each.span, fix="one of them")
@@ -296,10 +368,14 @@ class Body(Roles):
         """Warnings for what nothing uses."""
         for value in self.values.values():
             if not value.used and value.name not in skip and not value.name.startswith("_"):
-                self.report.warning("unused", f"{value.name} is never used.", value.span, fix=f"take it out, or call it _{value.name}")
+                self.report.warning(
+                    "unused", f"{value.name} is never used.", value.span, fix=f"take it out, or call it _{value.name}"
+                )
         for name, span in self.coordinates.items():
             if name not in self.used and not self.open:
-                self.report.warning("unused", f"the coordinate {name} is never used.", span, fix="take it out of the brackets")
+                self.report.warning(
+                    "unused", f"the coordinate {name} is never used.", span, fix="take it out of the brackets"
+                )
 
 
 def _slot_axes(scope: Scope, type_: tree.Type, owner: str) -> tuple[tuple[Coords, ...] | None, bool]:
@@ -318,7 +394,12 @@ def _slot_axes(scope: Scope, type_: tree.Type, owner: str) -> tuple[tuple[Coords
             case tree.AxisRest(name, span):
                 scope.rests.add(name)
                 if any(a and a[0].startswith("..") for a in found):
-                    scope.report.error("duplicate", f"{owner} has two rests, and nothing says where one ends.", span, fix="one rest for each tensor")
+                    scope.report.error(
+                        "duplicate",
+                        f"{owner} has two rests, and nothing says where one ends.",
+                        span,
+                        fix="one rest for each tensor",
+                    )
                     good = False
                 found.append((name,))
             case tree.AxisGroup(names, spans, span, ordered):
@@ -338,13 +419,19 @@ def _slot_axes(scope: Scope, type_: tree.Type, owner: str) -> tuple[tuple[Coords
                     good &= scope.knows(tree.AxisName(name, where))
                 found.append(names)
             case _:
-                scope.report.error("syntax", "a type names coordinates, and nothing else.", axis.span, fix="[f32; ..b, q, c]")
+                scope.report.error(
+                    "syntax", "a type names coordinates, and nothing else.", axis.span, fix="[f32; ..b, q, c]"
+                )
                 good = False
     flat = [n for a in found for n in a]
     twice = next((n for n in flat if flat.count(n) > 1), None)
     if twice is not None:
         scope.report.error(
-            "duplicate", f"{owner} has {twice} on two axes.", type_.span, silent="two axes of one size are two axes.", fix=f"{twice}_2 for one of them: each axis has its own coordinate"
+            "duplicate",
+            f"{owner} has {twice} on two axes.",
+            type_.span,
+            silent="two axes of one size are two axes.",
+            fix=f"{twice}_2 for one of them: each axis has its own coordinate",
         )
         good = False
     return tuple(found), good
@@ -386,15 +473,30 @@ def signature(report: Report, function: tree.Function, known: Mapping[str, Defin
         if scope.knows(pair.first) and scope.knows(pair.second):
             differ.append((pair.first.name, pair.second.name, pair.span))
     made = Definition(
-        function.name, tuple(scope.coordinates), tuple(slots), tuple(results), function.name_span, fixed, differ, source=report.source, sound=good
+        function.name,
+        tuple(scope.coordinates),
+        tuple(slots),
+        tuple(results),
+        function.name_span,
+        fixed,
+        differ,
+        source=report.source,
+        sound=good,
     )
     return made, scope
 
 
-def _body(report: Report, function: tree.Function, made: Definition, scope: Scope, known: Mapping[str, Definition]) -> None:
+def _body(
+    report: Report, function: tree.Function, made: Definition, scope: Scope, known: Mapping[str, Definition]
+) -> None:
     """Checks a body and puts its graph and contract into the definition."""
     body = Body(report, known, is_open=False)
-    body.coordinates, body.rests, body.used, body.constraints = scope.coordinates, scope.rests, scope.used, scope.constraints
+    body.coordinates, body.rests, body.used, body.constraints = (
+        scope.coordinates,
+        scope.rests,
+        scope.used,
+        scope.constraints,
+    )
     for slot in made.parameters:
         node = Node("parameter", slot.name, (), slot.coords, slot.elem, slot.span, bad=not made.sound, name=slot.name)
         body.values[slot.name] = Value(slot.name, node, slot.axes, slot.span)
@@ -408,7 +510,9 @@ def _body(report: Report, function: tree.Function, made: Definition, scope: Scop
                 "arity" if function.values else "syntax",
                 f"{function.name} declares {len(made.results)} result{'s' * (len(made.results) != 1)}, and its body has {len(function.values)}.",
                 function.body_span if not function.values else function.values[0].span,
-                fix="an expression without a semicolon at the end" if not function.values else "one value for each result",
+                fix="an expression without a semicolon at the end"
+                if not function.values
+                else "one value for each result",
             )
         made.sound = False
         return
@@ -421,17 +525,38 @@ def _body(report: Report, function: tree.Function, made: Definition, scope: Scop
         node = body.shaped(node, slot.coords, slot.name, slot.span, value.span)
         if not node.bad and not fits(node.dtype, slot.elem):
             report.error(
-                "dtype", f"{slot.name} of {function.name} is {slot.elem}, and the value is {node.dtype}.", value.span, sides=[f"{function.name} -> {slot}"], fix=f"({body.text(value.span)}) as {slot.elem}"
+                "dtype",
+                f"{slot.name} of {function.name} is {slot.elem}, and the value is {node.dtype}.",
+                value.span,
+                sides=[f"{function.name} -> {slot}"],
+                fix=f"({body.text(value.span)}) as {slot.elem}",
             )
             node.bad = True
         if made.strategy is not None:
             node = Node("strategy", made.strategy, (node,), node.coords, node.dtype, node.span, node.bad)
         outputs.append(node)
+    _sizes(report, body)
     body.unused()
     made.outputs = tuple(outputs)
     made.constraints = body.constraints
     made.lets = {n: v.node for n, v in body.values.items()}
     made.sound = made.sound and len(report.errors) == errors and not any(n.bad for n in walk(*outputs))
+
+
+def _sizes(report: Report, body: Body) -> None:
+    """Reports sizes that the text itself makes disagree."""
+    sizes = Sizes()
+    try:
+        sizes.solve([c for c in body.constraints if not any(n.startswith("..") for n in c.names)], ())
+    except ConflictError as error:
+        span = error.constraint.span if error.constraint is not None else (0, 0)
+        report.error(
+            "size-conflict",
+            f"{error.name} has two sizes: {' and '.join(f'{size} ({where})' for where, size in error.seen.items())}.",
+            span,
+            silent="a size of 1 is broadcast; others fail when the program runs.",
+            fix="one size for one coordinate, or a coordinate of its own for the other",
+        )
 
 
 def reduced_in(expression: object) -> set[str]:
@@ -450,7 +575,9 @@ def reduced_in(expression: object) -> set[str]:
 def _recursive(report: Report, definitions: Mapping[str, Definition], own: tuple[str, ...]) -> None:
     """Reports functions that call themselves, directly or through others."""
     calls = {
-        name: list(dict.fromkeys((n.data.function.name, n.span) for n in walk(*d.outputs, *d.lets.values()) if n.op == "call"))
+        name: list(
+            dict.fromkeys((n.data.function.name, n.span) for n in walk(*d.outputs, *d.lets.values()) if n.op == "call")
+        )
         for name, d in definitions.items()
     }
     state: dict[str, int] = {}
@@ -463,7 +590,12 @@ def _recursive(report: Report, definitions: Mapping[str, Definition], own: tuple
                 stack.append((name, at + 1))
                 callee, span = calls[name][at]
                 if state.get(callee) == 1:
-                    report.error("recursion", f"{name} calls {callee}, which calls it again.", span, fix="a recurrence: let h[t in 1..T, c] = ... h[t - 1, c] ...;")
+                    report.error(
+                        "recursion",
+                        f"{name} calls {callee}, which calls it again.",
+                        span,
+                        fix="a recurrence: let h[t in 1..T, c] = ... h[t - 1, c] ...;",
+                    )
                     definitions[name].sound = False
                 elif callee not in state and callee in calls:
                     stack.append((callee, 0))
@@ -502,18 +634,32 @@ def check(source: Source, library: Mapping[str, Mapping[str, Definition]] | None
 def _used(report: Report, item: tree.Use, library: Mapping[str, Mapping[str, Definition]]) -> dict[str, Definition]:
     if len(item.path) < 2 or len(item.path) > 3 or item.path[0] != "std" or item.path[1] not in library:
         near_ = near(item.path[1] if len(item.path) > 1 else "", library)
-        report.error("unknown-name", f"no library is called {'::'.join(item.path)}.", item.span, sides=[f"std has {' '.join(library)}"], fix=f"use std::{near_[0] if near_ else next(iter(library), 'attention')};")
+        report.error(
+            "unknown-name",
+            f"no library is called {'::'.join(item.path)}.",
+            item.span,
+            sides=[f"std has {' '.join(library)}"],
+            fix=f"use std::{near_[0] if near_ else next(iter(library), 'attention')};",
+        )
         return {}
     whole = library[item.path[1]]
     if len(item.path) == 2:
         return dict(whole)
     if item.path[2] not in whole:
-        report.error("unknown-name", f"std::{item.path[1]} has no {item.path[2]}.", item.span, sides=[f"it has {' '.join(whole)}"], fix=" or ".join(near(item.path[2], whole)) or next(iter(whole)))
+        report.error(
+            "unknown-name",
+            f"std::{item.path[1]} has no {item.path[2]}.",
+            item.span,
+            sides=[f"it has {' '.join(whole)}"],
+            fix=" or ".join(near(item.path[2], whole)) or next(iter(whole)),
+        )
         return {}
     return {item.path[2]: whole[item.path[2]]}
 
 
-def _outside(report: Report, found: tree.Tree, definitions: dict[str, Definition], own: tuple[str, ...]) -> dict[str, Slot]:
+def _outside(
+    report: Report, found: tree.Tree, definitions: dict[str, Definition], own: tuple[str, ...]
+) -> dict[str, Slot]:
     """Checks the lets outside functions; each that has a value becomes a function of the inputs that it needs."""
     statements = [i for i in found.items if isinstance(i, tree.Let | tree.Input)]
     inputs: dict[str, Slot] = {}
@@ -525,7 +671,9 @@ def _outside(report: Report, found: tree.Tree, definitions: dict[str, Definition
         if isinstance(item, tree.Input):
             axes, good = _slot_axes(body, item.type, item.name)
             slot = Slot(item.name, item.type.elem, axes, item.name_span)
-            node = Node("parameter", item.name, (), slot.coords, item.type.elem, item.name_span, bad=not good, name=item.name)
+            node = Node(
+                "parameter", item.name, (), slot.coords, item.type.elem, item.name_span, bad=not good, name=item.name
+            )
             body.define(tree.Target(item.name, item.name_span, (), item.span), node, axes)
             inputs.setdefault(item.name, slot)
         else:
@@ -541,11 +689,21 @@ def _outside(report: Report, found: tree.Tree, definitions: dict[str, Definition
         result = Slot("the result", elem, value.axes, value.span)
         formals = tuple(c for c in union(*(s.coords for s in slots), value.node.coords) if not c.startswith(".."))
         definitions[name] = Definition(
-            name, formals, slots, (result,), value.span, {}, [], body.constraints, (value.node,), {n: v.node for n, v in body.values.items()}, None, report.source, sound and not value.node.bad
+            name,
+            formals,
+            slots,
+            (result,),
+            value.span,
+            {},
+            [],
+            body.constraints,
+            (value.node,),
+            {n: v.node for n, v in body.values.items()},
+            None,
+            report.source,
+            sound and not value.node.bad,
         )
     return inputs
-
-
 
 
 def called_functions(definition: Definition) -> list[Definition]:
@@ -555,5 +713,3 @@ def called_functions(definition: Definition) -> list[Definition]:
         if isinstance(node.data, Called):
             found.setdefault(node.data.function.name, node.data.function)
     return list(found.values())
-
-

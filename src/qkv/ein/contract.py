@@ -70,7 +70,9 @@ class Sizes:
         if len(unknown) > 1:
             return False
         if rest == 0 or size % rest:
-            raise ConflictError(unknown[0], {label: size, " * ".join(plain(p) for p in parts if p in self.known): rest}, constraint)
+            raise ConflictError(
+                unknown[0], {label: size, " * ".join(plain(p) for p in parts if p in self.known): rest}, constraint
+            )
         return self.put(unknown[0], size // rest, label, constraint)
 
     def follow(self, each: Constraint) -> bool:
@@ -94,7 +96,9 @@ class Sizes:
                 if names[0] in known and len(set(unknown)) == 1 and len(unknown) == 1:
                     left = known[names[0]] - sum(known[p] for p in parts if p in known)
                     if left < 0:
-                        raise ConflictError(names[0], {where: known[names[0]] - left, self.where[names[0]]: known[names[0]]}, each)
+                        raise ConflictError(
+                            names[0], {where: known[names[0]] - left, self.where[names[0]]: known[names[0]]}, each
+                        )
                     return self.put(unknown[0], left, where, each)
             case _:
                 if names[0] in known:

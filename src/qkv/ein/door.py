@@ -101,7 +101,7 @@ def trial(function: Callable_, sizes: Mapping[str, int] | None = None, *, seed: 
 
     Coordinates have the sizes of ``sizes``, 8 where it names none (2 for each of a rest).
     """
-    from .trial import tried
+    from .sample import tried
 
     return tried(function, sizes or {}, seed)
 

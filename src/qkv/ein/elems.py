@@ -10,7 +10,15 @@ FLOATS = frozenset({"f16", "bf16", "f32", "f64", "float"})
 INTS = frozenset({"int", "i32", "i64"})
 NUMBERS = FLOATS | INTS | {"real"}
 
-TORCH = {"f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64", "i32": "int32", "i64": "int64", "bool": "bool"}
+TORCH = {
+    "f16": "float16",
+    "bf16": "bfloat16",
+    "f32": "float32",
+    "f64": "float64",
+    "i32": "int32",
+    "i64": "int64",
+    "bool": "bool",
+}
 """The name of each element type in torch."""
 
 FROM_TORCH = {name: elem for elem, name in TORCH.items()}

@@ -53,9 +53,15 @@ class Machine:
         nodes = list(walk(*outputs))
         for node in nodes:
             if node.op == "scan":
-                self.inner |= {id(n) for n in walk(node.args[-1]) if any(m.op == "self" and m.data[0] == node.data[0] for m in walk(n))}
+                self.inner |= {
+                    id(n)
+                    for n in walk(node.args[-1])
+                    if any(m.op == "self" and m.data[0] == node.data[0] for m in walk(n))
+                }
         needed = self.needed(nodes)
-        self.steps: list[tuple[int, Step]] = [(id(n), self.step(n)) for n in nodes if id(n) in needed and id(n) not in self.inner and n.op != "parameter"]
+        self.steps: list[tuple[int, Step]] = [
+            (id(n), self.step(n)) for n in nodes if id(n) in needed and id(n) not in self.inner and n.op != "parameter"
+        ]
 
     def needed(self, nodes: list[Node]) -> set[int]:
         """The nodes whose values something reads: a product inside a contraction is never made."""
@@ -126,7 +132,9 @@ class Machine:
 
     def tensor(self, x: Any, elem: str) -> Any:
         """A value as a tensor."""
-        return x if isinstance(x, self.torch.Tensor) else self.torch.tensor(x, dtype=self.dtype(elem), device=self.device)
+        return (
+            x if isinstance(x, self.torch.Tensor) else self.torch.tensor(x, dtype=self.dtype(elem), device=self.device)
+        )
 
     def _index(self, node: Node) -> Step:
         value = self.torch.arange(self.size(node.data), device=self.device)
@@ -138,7 +146,11 @@ class Machine:
         function = _pointwise(self.torch)[node.data]
         wanted = self.dtype(node.dtype)
         elems = [a.dtype for a in node.args]
-        if node.op == "point" and node.data in ("min", "max", "eq", "ne", "lt", "le", "gt", "ge") or node.data in _UNARY:
+        if (
+            (node.op == "point"
+            and node.data in ("min", "max", "eq", "ne", "lt", "le", "gt", "ge"))
+            or node.data in _UNARY
+        ):
             dtype = next((e for e in elems if e not in ("int", "real")), elems[0])
 
             def compared(values: Values) -> Any:
@@ -197,7 +209,10 @@ class Machine:
     def _concat(self, node: Node) -> Step:
         into, own = node.data
         dim = node.coords.index(into)
-        orders = [[a.coords.index(name if c == into else c) for c in node.coords] for a, name in zip(node.args, own, strict=True)]
+        orders = [
+            [a.coords.index(name if c == into else c) for c in node.coords]
+            for a, name in zip(node.args, own, strict=True)
+        ]
         ids = [id(a) for a in node.args]
         return lambda values: self.torch.cat([values[i].permute(o) for i, o in zip(ids, orders, strict=True)], dim)
 
@@ -209,7 +224,9 @@ class Machine:
         views: dict[int, Any] = {}
         for n, c in enumerate(source.coords):
             if c != node.data:
-                views[n] = self.aligned(Node("", 0, (), (c,), "int"), node.coords)(self.torch.arange(self.size(c), device=self.device))
+                views[n] = self.aligned(Node("", 0, (), (c,), "int"), node.coords)(
+                    self.torch.arange(self.size(c), device=self.device)
+                )
         view = self.aligned(index, node.coords)
         both = tuple(dict.fromkeys((*index.coords, *(guard.coords if guard is not None else ()))))
         wide, mask = self.aligned(index, both), None if guard is None else self.aligned(guard, both)
@@ -247,7 +264,9 @@ class Machine:
         view, seen = self.aligned(body, coords), self.aligned(mask, coords)
 
         def run(values: Values) -> Any:
-            return self.torch.where(seen(self.tensor(values[id(mask)], "bool")), view(self.tensor(values[id(body)], body.dtype)), fill)
+            return self.torch.where(
+                seen(self.tensor(values[id(mask)], "bool")), view(self.tensor(values[id(body)], body.dtype)), fill
+            )
 
         return run, coords
 
@@ -258,7 +277,11 @@ class Machine:
 
         def run(values: Values) -> Any:
             x = operand(values)
-            dead = (x == -math.inf).all(dim=dims[0], keepdim=True) if len(dims) == 1 else (x == -math.inf).flatten().view(x.shape).amin(dims, keepdim=True)
+            dead = (
+                (x == -math.inf).all(dim=dims[0], keepdim=True)
+                if len(dims) == 1
+                else (x == -math.inf).flatten().view(x.shape).amin(dims, keepdim=True)
+            )
             lse = self.torch.logsumexp(x.masked_fill(dead, 0), dims, keepdim=True)
             if kind == "log_softmax":
                 return (x.masked_fill(dead, 0) - lse).masked_fill(dead, -math.inf)
@@ -330,7 +353,11 @@ class Machine:
         fixed = lowering.fixed
 
         def run(values: Values) -> Any:
-            spec = fixed if fixed is not None else lowering.spec({at: self.tensor(values[at], elem) for at, elem in extras})
+            spec = (
+                fixed
+                if fixed is not None
+                else lowering.spec({at: self.tensor(values[at], elem) for at, elem in extras})
+            )
             value = values[v].unsqueeze(-1) if lone else values[v]
             if asked is None:
                 out = spec(values[q], values[k], value, **options)
@@ -346,7 +373,9 @@ class Machine:
         body, bases = node.args[-1], node.args[:-1]
         total = self.size(time)
         if total > limits.EIN_STEPS:
-            raise LimitError(f"a recurrence of {total} steps is longer than {limits.EIN_STEPS}.\n  Write it in chunks, or as a sum.")
+            raise LimitError(
+                f"a recurrence of {total} steps is longer than {limits.EIN_STEPS}.\n  Write it in chunks, or as a sum."
+            )
         others = tuple(c for c in node.coords if c != time)
         inner = [n for n in walk(body) if id(n) in self.inner]
         outer = {id(a): a for n in inner for a in n.args if id(a) not in self.inner}
@@ -367,24 +396,39 @@ class Machine:
         del cut
 
         def run(values: Values) -> Any:
-            made: list[Tensor] = [view(self.tensor(values[id(b)], node.dtype)).to(wanted).expand(sizes) for b, view in zip(bases, views, strict=True)]
+            made: list[Tensor] = [
+                view(self.tensor(values[id(b)], node.dtype)).to(wanted).expand(sizes)
+                for b, view in zip(bases, views, strict=True)
+            ]
             if last is None:
-                out = self.aligned(body, node.coords)(self.tensor(values[id(body)], body.dtype)).expand([self.size(c) for c in node.coords])
-                return self.torch.cat([self.torch.stack(made, node.coords.index(time)), out.narrow(node.coords.index(time), first, total - first)], node.coords.index(time))
+                out = self.aligned(body, node.coords)(self.tensor(values[id(body)], body.dtype)).expand(
+                    [self.size(c) for c in node.coords]
+                )
+                return self.torch.cat(
+                    [
+                        self.torch.stack(made, node.coords.index(time)),
+                        out.narrow(node.coords.index(time), first, total - first),
+                    ],
+                    node.coords.index(time),
+                )
             for t in range(first, total):
                 here = dict(values)
                 for i, a in sliced.items():
                     here[id(replaced[i])] = self.tensor(values[i], a.dtype).select(a.coords.index(time), t)
                 for each, step in steps:
                     here[id(each)] = made[t - each.data[1]] if step is None else step(here)
-                made.append(self.aligned(last, others)(self.tensor(here[id(last)], body.dtype)).to(wanted).expand(sizes))
+                made.append(
+                    self.aligned(last, others)(self.tensor(here[id(last)], body.dtype)).to(wanted).expand(sizes)
+                )
             return self.torch.stack(made[:total], node.coords.index(time))
 
         del key
         return run
 
 
-_UNARY = frozenset({"exp", "log", "sqrt", "tanh", "sin", "cos", "abs", "floor", "relu", "sigmoid", "silu", "gelu", "erf", "not"})
+_UNARY = frozenset(
+    {"exp", "log", "sqrt", "tanh", "sin", "cos", "abs", "floor", "relu", "sigmoid", "silu", "gelu", "erf", "not"}
+)
 
 
 def _pointwise(torch: Any) -> Mapping[str, Callable[..., Any]]:
@@ -406,12 +450,16 @@ def _reductions(torch: Any) -> Mapping[str, Callable[[Any, list[int]], Any]]:
         return x.masked_fill(dead, 0).logsumexp(dims, keepdim=True).masked_fill(dead, -math.inf).squeeze(dims)
 
     def every(x: Any, dims: list[int]) -> Any:
-        return x.to(torch.uint8).amin(dims).bool() if 0 not in x.shape else torch.all(x, dims[0]) if len(dims) == 1 else x.logical_not().sum(dims) == 0
+        return (
+            x.to(torch.uint8).amin(dims).bool()
+            if 0 not in x.shape
+            else torch.all(x, dims[0])
+            if len(dims) == 1
+            else x.logical_not().sum(dims) == 0
+        )
 
     return {
         "sum": lambda x, d: x.sum(d), "mean": lambda x, d: x.mean(d), "max": lambda x, d: x.amax(d), "min": lambda x, d: x.amin(d),
         "any": lambda x, d: x.sum(d) > 0, "all": every, "logsumexp": logsumexp,
         "argmax": lambda x, d: x.argmax(d[0]), "argmin": lambda x, d: x.argmin(d[0]), "prod": lambda x, d: x.prod(d[0]),
     }  # fmt: skip
-
-

@@ -48,7 +48,13 @@ def _data(node: Node) -> str:
 
 
 def _short(node: Node) -> str:
-    return str(node.data) if node.op in ("number", "parameter", "index") else f"size[{plain(node.data)}]" if node.op == "size" else "..."
+    return (
+        str(node.data)
+        if node.op in ("number", "parameter", "index")
+        else f"size[{plain(node.data)}]"
+        if node.op == "size"
+        else "..."
+    )
 
 
 def explain(function: Callable_, sizes: Mapping[str, int] | None = None) -> dict[str, Any]:
@@ -92,9 +98,11 @@ def explain(function: Callable_, sizes: Mapping[str, int] | None = None) -> dict
 def _plans(function: Callable_, sizes: Mapping[str, int]) -> tuple[list[Any], str]:
     """The plans for tensors of such sizes; where they do not fit together, the reason."""
     from ..errors import QkvError
-    from .trial import arguments
+    from .sample import arguments
 
-    args, extra = arguments(function.definition, {**dict.fromkeys(function.definition.formals, 64), **function.definition.fixed, **sizes}, 0)
+    args, extra = arguments(
+        function.definition, {**dict.fromkeys(function.definition.formals, 64), **function.definition.fixed, **sizes}, 0
+    )
     try:
         return function.plan(*args, **extra), ""
     except QkvError as error:
@@ -136,9 +144,12 @@ def audit(function: Callable_) -> dict[str, Any]:
             for n in found.attentions
         ],
         "gradients": {
-            name: sorted({plain(c) for c in (*coords, *everything)} - {plain(c) for c in flat.parameters[name].coords}) for name, coords in uses.items()
+            name: sorted({plain(c) for c in (*coords, *everything)} - {plain(c) for c in flat.parameters[name].coords})
+            for name, coords in uses.items()
         },
-        "concat": [{"into": plain(n.data[0]), "from": [plain(c) for c in n.data[1]]} for n in nodes if n.op == "concat"],
+        "concat": [
+            {"into": plain(n.data[0]), "from": [plain(c) for c in n.data[1]]} for n in nodes if n.op == "concat"
+        ],
     }
 
 
@@ -173,7 +184,9 @@ def _gradient(name: str, node: Node) -> list[str]:
         operands = [f for f in factors(node) if f.coords]
     else:
         return [f"// {name}: {node.data if node.op == 'point' else node.op} is no contraction"]
-    shown = [o.data if o.op == "parameter" else (o.name.split("[")[0] or f"{name}_{n + 1}") for n, o in enumerate(operands)]
+    shown = [
+        o.data if o.op == "parameter" else (o.name.split("[")[0] or f"{name}_{n + 1}") for n, o in enumerate(operands)
+    ]
     cotangent = f"d_{name}[{', '.join(node.coords)}]"
     lines: list[str] = []
     for n, operand in enumerate(operands):
@@ -188,13 +201,25 @@ def _gradient(name: str, node: Node) -> list[str]:
 
 def stub(checked_module: Any, name: str) -> str:
     """The types of a module as a ``.pyi`` file."""
-    lines = [f'"""What {name} defines. Written by `qkv ein stub`."""', "", "from typing import Any", "", "from torch import Tensor", ""]
+    lines = [
+        f'"""What {name} defines. Written by `qkv ein stub`."""',
+        "",
+        "from typing import Any",
+        "",
+        "from torch import Tensor",
+        "",
+    ]
     for function in (checked_module[n] for n in checked_module):
         definition = function.definition
         params = [f"{p.name}: {_python(p.elem, p.axes is None)}" for p in definition.parameters]
         results = ["Tensor"] * len(definition.results)
         result = results[0] if len(results) == 1 else f"tuple[{', '.join(results)}]"
-        lines += ["", f"def {definition.name}({', '.join([*params, '**coordinates: Any'])}) -> {result}:", f'    """{function.__doc__}"""', ""]
+        lines += [
+            "",
+            f"def {definition.name}({', '.join([*params, '**coordinates: Any'])}) -> {result}:",
+            f'    """{function.__doc__}"""',
+            "",
+        ]
     return "\n".join(lines)
 
 

@@ -54,7 +54,9 @@ class Expressions(Accesses):
                 return self.condition(expression)
             case tree.Cast():
                 operand = self.value(expression.operand)
-                return Node("cast", expression.elem, (operand,), operand.coords, expression.elem, expression.span, operand.bad)
+                return Node(
+                    "cast", expression.elem, (operand,), operand.coords, expression.elem, expression.span, operand.bad
+                )
             case tree.SizeOf():
                 known = self.knows(expression.coordinate)
                 return Node("size", expression.coordinate.name, (), (), "int", expression.span, bad=not known)
@@ -71,7 +73,12 @@ class Expressions(Accesses):
         digits = text.replace("_", "")
         if digits.isdigit():
             if len(digits) > 18:
-                self.report.error("limit", "a whole number does not fit into 64 bits.", number.span, fix=f"{digits[:1]}e{len(digits) - 1}")
+                self.report.error(
+                    "limit",
+                    "a whole number does not fit into 64 bits.",
+                    number.span,
+                    fix=f"{digits[:1]}e{len(digits) - 1}",
+                )
                 return self.bad(number.span)
             return Node("number", int(digits), (), (), "int", number.span)
         return Node("number", float(digits), (), (), "real", number.span)
@@ -91,7 +98,9 @@ class Expressions(Accesses):
             return self.bad(unary.span, operand.coords, "bool" if wanted else "real")
         if operand.op == "number" and not operand.bad and not wanted:
             return Node("number", -operand.data, (), (), operand.dtype, unary.span)
-        return Node("point", "not" if wanted else "neg", (operand,), operand.coords, operand.dtype, unary.span, operand.bad)
+        return Node(
+            "point", "not" if wanted else "neg", (operand,), operand.coords, operand.dtype, unary.span, operand.bad
+        )
 
     def binary(self, binary: tree.Binary) -> Node:
         """Arithmetic, comparisons and logic."""
@@ -106,9 +115,17 @@ class Expressions(Accesses):
             right = self.value(binary.right)
         bad = left.bad or right.bad
         coords = left.coords if left.coords == right.coords else union(left.coords, right.coords)
-        dtype = self.result(operator, left, right, binary) if not bad else "bool" if operator in _COMPARISONS or operator in ("&&", "||") else meet(left.dtype, right.dtype) or "real"
+        dtype = (
+            self.result(operator, left, right, binary)
+            if not bad
+            else "bool"
+            if operator in _COMPARISONS or operator in ("&&", "||")
+            else meet(left.dtype, right.dtype) or "real"
+        )
         if dtype is None:
-            return self.bad(binary.span, coords, "bool" if operator in ("&&", "||") or operator in _COMPARISONS else left.dtype)
+            return self.bad(
+                binary.span, coords, "bool" if operator in ("&&", "||") or operator in _COMPARISONS else left.dtype
+            )
         return Node("point", _OPERATIONS[operator], (left, right), coords, dtype, binary.span, bad)
 
     def result(self, operator: str, left: Node, right: Node, binary: tree.Binary) -> str | None:
@@ -118,7 +135,10 @@ class Expressions(Accesses):
                 return "bool"
             wrong = binary.left if left.dtype != "bool" else binary.right
             self.report.error(
-                "dtype", f"{operator} joins truth values, and this is a number.", wrong.span, fix=f"{self.text(wrong.span)} != 0"
+                "dtype",
+                f"{operator} joins truth values, and this is a number.",
+                wrong.span,
+                fix=f"{self.text(wrong.span)} != 0",
             )
             return None
         met = meet(left.dtype, right.dtype)
@@ -131,7 +151,11 @@ class Expressions(Accesses):
                 else f"{self.text(binary.right.span)} as {left.dtype}"
             )
             self.report.error(
-                "dtype", f"{operator} is asked of {left.dtype} and {right.dtype}.", binary.span, sides=sides, fix=fix,
+                "dtype",
+                f"{operator} is asked of {left.dtype} and {right.dtype}.",
+                binary.span,
+                sides=sides,
+                fix=fix,
                 silent="it would convert one of them, and round." if not boolean else "True would count as 1.",
             )
             return None
@@ -152,7 +176,10 @@ class Expressions(Accesses):
         node = self.value(expression)
         if not node.bad and node.dtype != "bool":
             self.report.error(
-                "dtype", f"the condition of {where} is a number ({node.dtype}).", expression.span, fix=f"{self.text(expression.span)} != 0"
+                "dtype",
+                f"the condition of {where} is a number ({node.dtype}).",
+                expression.span,
+                fix=f"{self.text(expression.span)} != 0",
             )
             return self.bad(expression.span, node.coords, "bool")
         return node
@@ -176,7 +203,15 @@ class Expressions(Accesses):
                     fix=f"{self.text(choice.other.span)} as {chosen.dtype}",
                 )
             return self.bad(choice.span, union(chosen.coords, other.coords), chosen.dtype)
-        return Node("point", "select", (test, chosen, other), union(test.coords, chosen.coords, other.coords), dtype, choice.span, bad)
+        return Node(
+            "point",
+            "select",
+            (test, chosen, other),
+            union(test.coords, chosen.coords, other.coords),
+            dtype,
+            choice.span,
+            bad,
+        )
 
     # reductions
 
@@ -230,7 +265,9 @@ class Expressions(Accesses):
                 )
                 return False
             if names.count(axis.name) > 1:
-                self.report.error("duplicate", f"{reduce.operator} names {axis.name} twice.", axis.span, fix="name it once")
+                self.report.error(
+                    "duplicate", f"{reduce.operator} names {axis.name} twice.", axis.span, fix="name it once"
+                )
                 return False
         return True
 
@@ -247,18 +284,34 @@ class Expressions(Accesses):
             self.wrong_kind(reduce, body, "real numbers", f"{self.text(reduce.body.span)} as f32")
             return "f32"
         if dtype == "bool":
-            self.wrong_kind(reduce, body, "numbers", f"{reduce.operator}[{self.names(reduce)}](if {self.text(reduce.body.span)} {{ 1 }} else {{ 0 }})")
+            self.wrong_kind(
+                reduce,
+                body,
+                "numbers",
+                f"{reduce.operator}[{self.names(reduce)}](if {self.text(reduce.body.span)} {{ 1 }} else {{ 0 }})",
+            )
             return "i64"
         if operator in ("argmax", "argmin", "cumsum") and len(reduce.coordinates) != 1:
             self.report.error(
-                "arity", f"{operator} takes one coordinate, and {len(reduce.coordinates)} are named.", reduce.span, fix=f"{operator}[{reduce.coordinates[0].name}](...)"
+                "arity",
+                f"{operator} takes one coordinate, and {len(reduce.coordinates)} are named.",
+                reduce.span,
+                fix=f"{operator}[{reduce.coordinates[0].name}](...)",
             )
         if operator in ("cumsum", "argmax", "argmin", *()) and reduce.condition is not None:
             self.report.error(
-                "syntax", f"{operator} takes no where.", reduce.condition.span, fix="if condition { x } else { 0 } inside"
+                "syntax",
+                f"{operator} takes no where.",
+                reduce.condition.span,
+                fix="if condition { x } else { 0 } inside",
             )
         if operator not in KEEPING and reduce.given:
-            self.report.error("syntax", f"{operator} says nothing that `as given` could mean.", reduce.span, fix=f"{operator}[...](...)")
+            self.report.error(
+                "syntax",
+                f"{operator} says nothing that `as given` could mean.",
+                reduce.span,
+                fix=f"{operator}[...](...)",
+            )
         return "i64" if operator in ("argmax", "argmin") else dtype
 
     def names(self, reduce: tree.Reduce) -> str:
@@ -267,7 +320,9 @@ class Expressions(Accesses):
 
     def wrong_kind(self, reduce: tree.Reduce, body: Node, wanted: str, fix: str) -> None:
         """Reports that a reduction is asked of the wrong element type."""
-        self.report.error("dtype", f"{reduce.operator} needs {wanted}, and this is {body.dtype}.", reduce.body.span, fix=fix)
+        self.report.error(
+            "dtype", f"{reduce.operator} needs {wanted}, and this is {body.dtype}.", reduce.body.span, fix=fix
+        )
 
     # concat
 
@@ -280,7 +335,12 @@ class Expressions(Accesses):
         self.joining = before
         if len(operands) < 2:
             self.report.error(
-                "arity", f"concat joins at least two operands, and {len(operands)} is given." if operands else "concat is given nothing to join.", concat.span, fix=f"concat[{into}](old[..], fresh[..])"
+                "arity",
+                f"concat joins at least two operands, and {len(operands)} is given."
+                if operands
+                else "concat is given nothing to join.",
+                concat.span,
+                fix=f"concat[{into}](old[..], fresh[..])",
             )
             return self.bad(concat.span)
         if not known or any(each.bad for each in operands):
@@ -295,7 +355,12 @@ class Expressions(Accesses):
         for each in operands[1:]:
             met = meet(dtype, each.dtype)
             if met is None:
-                self.report.error("dtype", f"concat joins {dtype} and {each.dtype}.", each.span, fix=f"cast one: ({self.text(each.span)}) as {dtype}")
+                self.report.error(
+                    "dtype",
+                    f"concat joins {dtype} and {each.dtype}.",
+                    each.span,
+                    fix=f"cast one: ({self.text(each.span)}) as {dtype}",
+                )
                 return self.bad(concat.span, union((into,), operands[0].coords), dtype)
             dtype = met
         coords = tuple(into if c == own[0] else c for c in operands[0].coords)
@@ -317,19 +382,27 @@ class Expressions(Accesses):
         lone = [c for c in names if c not in others and not c.startswith("..")]
         if into in names:
             if self.origin(operands[n], into) == into:
-                return self.differ(concat, operands, n, f"{into} would have two sizes: its own, and the sum", lone, common)
+                return self.differ(
+                    concat, operands, n, f"{into} would have two sizes: its own, and the sum", lone, common
+                )
             mine = into
         elif len(lone) == 1:
             mine = lone[0]
         else:
             said = f"only it has {' and '.join(lone)}" if lone else "it has no coordinate of its own"
             return self.differ(concat, operands, n, said, lone, common)
-        differs = [c for c in others if c not in names and c != into and all(c in e.coords for m, e in enumerate(operands) if m != n)]
+        differs = [
+            c
+            for c in others
+            if c not in names and c != into and all(c in e.coords for m, e in enumerate(operands) if m != n)
+        ]
         if len(operands) > 2 and differs:
             return self.differ(concat, operands, n, f"it lacks {differs[0]}", lone, common)
         return mine
 
-    def differ(self, concat: tree.Concat, operands: list[Node], n: int, said: str, lone: list[str], common: set[str]) -> None:
+    def differ(
+        self, concat: tree.Concat, operands: list[Node], n: int, said: str, lone: list[str], common: set[str]
+    ) -> None:
         """Reports what makes operands of a concat unfit."""
         sides = [self.side(self.describe(each), each.coords) for each in operands]
         own = [next((c for c in each.coords if c not in common), "") for each in operands]
@@ -356,7 +429,8 @@ class Expressions(Accesses):
                 "arity",
                 f"{call.name} takes {count} argument{'s' if count > 1 else ''}, and {len(arguments)} are given.",
                 call.span,
-                fix=f"{call.name}({', '.join('xy'[:count])})" + (f", or {call.name}[k](x) to reduce" if count > 1 else ""),
+                fix=f"{call.name}({', '.join('xy'[:count])})"
+                + (f", or {call.name}[k](x) to reduce" if count > 1 else ""),
             )
             return self.bad(call.span, union(*(a.coords for a in arguments)))
         coords = union(*(a.coords for a in arguments))
@@ -366,7 +440,10 @@ class Expressions(Accesses):
             dtype = meet(arguments[0].dtype, arguments[1].dtype)
         if not bad and dtype not in NUMBERS:
             self.report.error(
-                "dtype", f"{call.name} is asked of {' and '.join(a.dtype for a in arguments)}.", call.span, fix=f"{call.name} of numbers of one type"
+                "dtype",
+                f"{call.name} is asked of {' and '.join(a.dtype for a in arguments)}.",
+                call.span,
+                fix=f"{call.name} of numbers of one type",
             )
             bad = True
         dtype = dtype or "real"

@@ -59,7 +59,15 @@ class Writer:
 class Instance:
     """One definition put in once."""
 
-    def __init__(self, writer: Writer, definition: Definition, names: dict[str, str], rests: Mapping[str, Coords], arguments: Mapping[str, Node], generic: str | None) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        definition: Definition,
+        names: dict[str, str],
+        rests: Mapping[str, Coords],
+        arguments: Mapping[str, Node],
+        generic: str | None,
+    ) -> None:
         self.writer = writer
         self.names = names
         self.rests = rests
@@ -115,13 +123,27 @@ class Instance:
                 pairs = tuple((self.one(a), self.one(b)) for a, b in node.data)
                 return w.node("rename", pairs, args, self.all(node.coords), node)
             case "split" | "merge":
-                return w.node(node.op, (self.one(node.data[0]), self.all(node.data[1])), args, self.all(node.coords), node)
+                return w.node(
+                    node.op, (self.one(node.data[0]), self.all(node.data[1])), args, self.all(node.coords), node
+                )
             case "concat":
-                return w.node("concat", (self.one(node.data[0]), tuple(self.one(n) for n in node.data[1])), args, self.all(node.coords), node)
+                return w.node(
+                    "concat",
+                    (self.one(node.data[0]), tuple(self.one(n) for n in node.data[1])),
+                    args,
+                    self.all(node.coords),
+                    node,
+                )
             case "self":
                 return w.node("self", (f"{node.data[0]}.{self.key}", node.data[1]), args, self.all(node.coords), node)
             case "scan":
-                return w.node("scan", (f"{node.data[0]}.{self.key}", self.one(node.data[1]), node.data[2]), args, self.all(node.coords), node)
+                return w.node(
+                    "scan",
+                    (f"{node.data[0]}.{self.key}", self.one(node.data[1]), node.data[2]),
+                    args,
+                    self.all(node.coords),
+                    node,
+                )
             case "cast":
                 elem = self.generic if node.data == "float" and self.generic else node.data
                 return w.node("cast", elem, args, self.all(node.coords), Node("", 0, (), (), elem, node.span))
@@ -145,7 +167,11 @@ class Instance:
         arguments: dict[str, Node] = {}
         generic = self.generic
         for slot, arg in zip(function.parameters, args, strict=True):
-            pairs = tuple((self.one(binding.names[f]), inside[f]) for f in slot.coords if not f.startswith("..") and self.one(binding.names[f]) != inside[f])
+            pairs = tuple(
+                (self.one(binding.names[f]), inside[f])
+                for f in slot.coords
+                if not f.startswith("..") and self.one(binding.names[f]) != inside[f]
+            )
             arguments[slot.name] = self.renamed(arg, pairs)
             if slot.elem == "float" and arg.dtype not in ("int", "real"):
                 generic = arg.dtype
@@ -153,8 +179,11 @@ class Instance:
         for name, size in function.fixed.items():
             w.constraints.append(Constraint("fixed", (inside.get(name, name),), function.span, size))
         back = tuple(
-            (inside[f], self.one(binding.renamed.get(f, a))) for f, a in binding.names.items() if f in function.results[called.number].coords and inside[f] != self.one(binding.renamed.get(f, a))
+            (inside[f], self.one(binding.renamed.get(f, a)))
+            for f, a in binding.names.items()
+            if f in function.results[called.number].coords and inside[f] != self.one(binding.renamed.get(f, a))
         )
+        w.constraints += [Constraint("equal", pair, function.span) for pair in back]
         return self.renamed(result, back)
 
     def renamed(self, node: Node, pairs: tuple[tuple[str, str], ...]) -> Node:

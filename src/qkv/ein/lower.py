@@ -207,14 +207,22 @@ class _Terms:
             index = self.term(node.args[1])
             indices = tuple(index if c == node.data else Index(low.names[c]) for c in table.coords)
             return look_up(Captured(self.tensors[id(table)], table.name or "table"), indices)
-        return look_up(Captured(self.tensors[id(node)], plain(node.name) or "tensor"), tuple(Index(low.names[c]) for c in node.coords))
+        return look_up(
+            Captured(self.tensors[id(node)], plain(node.name) or "tensor"),
+            tuple(Index(low.names[c]) for c in node.coords),
+        )
 
     def point(self, node: Node) -> Term:
         args = [self.term(a) for a in node.args]
         name = node.data
         if name == "relu":
             return apply("max", args[0], Constant(0))
-        if name == "floor" and node.args[0].op == "point" and node.args[0].data == "div" and all(a.dtype in ("int", "i32", "i64") for a in node.args[0].args):
+        if (
+            name == "floor"
+            and node.args[0].op == "point"
+            and node.args[0].data == "div"
+            and all(a.dtype in ("int", "i32", "i64") for a in node.args[0].args)
+        ):
             return apply("floordiv", *(self.term(a) for a in node.args[0].args))
         if name in ("le", "lt", "ge", "gt") and all(isinstance(a, Position) for a in args):
             # One spelling for one comparison, by which strategies know the causal mask.

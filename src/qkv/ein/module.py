@@ -60,7 +60,9 @@ class Module:
 class Ready:
     """A function made ready for one signature."""
 
-    def __init__(self, machine: Machine, recognised: Recognised, flat: Flat, sizes: Mapping[str, int], dtypes: list[Any]) -> None:
+    def __init__(
+        self, machine: Machine, recognised: Recognised, flat: Flat, sizes: Mapping[str, int], dtypes: list[Any]
+    ) -> None:
         self.machine = machine
         self.recognised = recognised
         self.flat = flat
@@ -69,7 +71,7 @@ class Ready:
         self.inputs: list[tuple[int, tuple[int, ...] | None]] = []
 
 
-class Callable_:  # noqa: N801 - users never write its name
+class Callable_:
     """One function of a text, callable with tensors."""
 
     def __init__(self, definition: Definition, source: Source, bound: Mapping[str, str] | None = None) -> None:
@@ -95,12 +97,25 @@ class Callable_:  # noqa: N801 - users never write its name
         given = (names,) if isinstance(names, str) else names
         formals = [f for f in self.definition.formals if f in self.definition.settled]
         if len(given) != len(formals):
-            self._fail("arity", f"{self.definition.name} has {len(formals)} coordinates, and {len(given)} are given.", fix=f"{self.definition.name}[{', '.join(formals)}]")
+            self._fail(
+                "arity",
+                f"{self.definition.name} has {len(formals)} coordinates, and {len(given)} are given.",
+                fix=f"{self.definition.name}[{', '.join(formals)}]",
+            )
         made = Callable_(self.definition, self.source, dict(zip(formals, given, strict=True)))
         made._ready = self._ready
         return made
 
-    def _fail(self, code: str, message: str, *, sides: tuple[str, ...] = (), silent: str = "", fix: str = "", span: Span | None = None) -> NoReturn:
+    def _fail(
+        self,
+        code: str,
+        message: str,
+        *,
+        sides: tuple[str, ...] = (),
+        silent: str = "",
+        fix: str = "",
+        span: Span | None = None,
+    ) -> NoReturn:
         found = Diagnostic(code, message, self.definition.span if span is None else span, "error", sides, silent, fix)
         raise raised(self.source, [found])
 
@@ -167,18 +182,28 @@ class Callable_:  # noqa: N801 - users never write its name
                 )
             found.append(left.pop(name))
         if len(found) > len(self._names):
-            self._fail("arity", f"{self.definition.name} takes {len(self._names)} arguments, and {len(found)} are given.", sides=(str(self.__doc__),), fix=f"{self.definition.name}({', '.join(self._names)})")
+            self._fail(
+                "arity",
+                f"{self.definition.name} takes {len(self._names)} arguments, and {len(found)} are given.",
+                sides=(str(self.__doc__),),
+                fix=f"{self.definition.name}({', '.join(self._names)})",
+            )
         known = set(self.definition.formals)
         for name, value in left.items():
             if name not in known or not isinstance(value, str | int) or isinstance(value, bool):
                 self._fail(
-                    "unknown-coordinate", f'{self.definition.name} has no argument or coordinate "{name}".', sides=(str(self.__doc__),), fix=f"one of {' '.join((*self._names, *self.definition.formals))}"
+                    "unknown-coordinate",
+                    f'{self.definition.name} has no argument or coordinate "{name}".',
+                    sides=(str(self.__doc__),),
+                    fix=f"one of {' '.join((*self._names, *self.definition.formals))}",
                 )
         return tuple(found), left
 
     def _one_tensor(self, one: int, other: int) -> NoReturn:
         first, second = self.definition.parameters[one], self.definition.parameters[other]
-        pair = next((a, b) for a, b, _ in self.definition.differ if {a, b} & set(first.coords) and {a, b} & set(second.coords))
+        pair = next(
+            (a, b) for a, b, _ in self.definition.differ if {a, b} & set(first.coords) and {a, b} & set(second.coords)
+        )
         self._fail(
             "same-tensor",
             f"one tensor is given for {first.name} and {second.name}, and {self.definition.name} says {pair[0]} # {pair[1]}.",
@@ -189,13 +214,22 @@ class Callable_:  # noqa: N801 - users never write its name
 
     def _named(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """A call with Named tensors: each is laid out as its parameter declares."""
-        renamed = {**{f: f for f in self.definition.formals}, **self.bound, **{k: v for k, v in options.items() if isinstance(v, str)}}
+        renamed = {
+            **{f: f for f in self.definition.formals},
+            **self.bound,
+            **{k: v for k, v in options.items() if isinstance(v, str)},
+        }
         rests: dict[str, Coords] = {}
         plain_args: list[Any] = []
         for slot, arg in zip(self.definition.parameters, args, strict=True):
             if not isinstance(arg, Named):
                 if slot.axes:
-                    self._fail("call-mismatch", f"{slot.name} is given without names, and others are Named.", sides=(f"{slot.name}: {slot}",), fix=f'qkv.Named({slot.name}, "{" ".join(c for c in slot.coords)}")')
+                    self._fail(
+                        "call-mismatch",
+                        f"{slot.name} is given without names, and others are Named.",
+                        sides=(f"{slot.name}: {slot}",),
+                        fix=f'qkv.Named({slot.name}, "{" ".join(c for c in slot.coords)}")',
+                    )
                 plain_args.append(arg)
                 continue
             wanted = {renamed[c] for c in slot.coords if not c.startswith("..")}
@@ -209,7 +243,11 @@ class Callable_:  # noqa: N801 - users never write its name
                 options = {**options, **{c: arg.size(renamed[c]) for a in slot.axes or () if len(a) > 1 for c in a}}
                 shape: list[int] = []
                 for a in slot.axes or ():
-                    shape += [arg.size(n) for n in rest] if a[0].startswith("..") else [_product(arg.size(renamed[c]) for c in a)]
+                    shape += (
+                        [arg.size(n) for n in rest]
+                        if a[0].startswith("..")
+                        else [_product(arg.size(renamed[c]) for c in a)]
+                    )
                 tensor = tensor.reshape(shape)
             plain_args.append(tensor)
         made = self(*plain_args, **{k: v for k, v in options.items() if isinstance(v, int)})
@@ -218,7 +256,11 @@ class Callable_:  # noqa: N801 - users never write its name
         for slot, tensor in zip(self.definition.results, several, strict=True):
             names = [n for c in slot.coords for n in (rests.get(c, ()) if c.startswith("..") else (renamed[c],))]
             if any(len(a) > 1 for a in slot.axes or ()):
-                names = [n for a in slot.axes or () for n in (rests.get(a[0], ()) if a[0].startswith("..") else ("_".join(renamed[c] for c in a),))]
+                names = [
+                    n
+                    for a in slot.axes or ()
+                    for n in (rests.get(a[0], ()) if a[0].startswith("..") else ("_".join(renamed[c] for c in a),))
+                ]
             found.append(Named(tensor, names))
         return tuple(found) if isinstance(made, tuple) else found[0]
 
@@ -227,10 +269,15 @@ class Callable_:  # noqa: N801 - users never write its name
         lacking = [n for n in wanted if n not in arg.names and not n.startswith("..")]
         twice = sum(1 for a in args if a is arg) > 1
         extra = [n for n in arg.names if n not in wanted]
-        fix = f'{slot.name}.rename({extra[-1]}="{lacking[0]}")' if lacking and extra else f"a tensor with {' '.join(wanted)}"
+        fix = (
+            f'{slot.name}.rename({extra[-1]}="{lacking[0]}")'
+            if lacking and extra
+            else f"a tensor with {' '.join(wanted)}"
+        )
         self._fail(
             "same-tensor" if twice and lacking else "call-mismatch",
-            f"{slot.name} of {self.definition.name} {'lacks ' + ', '.join(lacking) if lacking else 'has coordinates too many'}" + (", and is given twice." if twice and lacking else "."),
+            f"{slot.name} of {self.definition.name} {'lacks ' + ', '.join(lacking) if lacking else 'has coordinates too many'}"
+            + (", and is given twice." if twice and lacking else "."),
             sides=(f"wanted: {' '.join(wanted)}", f"given:  {' '.join(f'{n}={s}' for n, s in arg.sizes.items())}"),
             silent="arguments are matched by place; with equal sizes every shape fits.",
             fix=fix,
@@ -248,14 +295,23 @@ class Callable_:  # noqa: N801 - users never write its name
         recognised = recognise(flat.outputs)
         for node, name in recognised.unmet:
             why = "; ".join(reason for _, reason in recognised.left) or "it holds no attention"
-            self._fail("strategy", f"#[strategy({name})] is asked for, and nothing here is fused: {why}.", fix="take the attribute out, or #[strategy(reference)]", span=node.span if node.span[1] <= len(self.source.text) else None)
+            self._fail(
+                "strategy",
+                f"#[strategy({name})] is asked for, and nothing here is fused: {why}.",
+                fix="take the attribute out, or #[strategy(reference)]",
+                span=node.span if node.span[1] <= len(self.source.text) else None,
+            )
         tensors = [a for a in args if hasattr(a, "device")]
         device = tensors[0].device if tensors else "cpu"
         elems = [FROM_TORCH.get(str(a.dtype).removeprefix("torch."), "") for a in tensors]
 
         def size(name: str) -> int:
             if name not in sizes:
-                self._fail("size-conflict", f"nothing says how large {plain(name)} is.", fix=f"{self.definition.name}(..., {plain(name)}=8)")
+                self._fail(
+                    "size-conflict",
+                    f"nothing says how large {plain(name)} is.",
+                    fix=f"{self.definition.name}(..., {plain(name)}=8)",
+                )
             return sizes[name]
 
         for name in {n for node in flat.outputs for n in node.coords}:
@@ -279,7 +335,11 @@ class Callable_:  # noqa: N801 - users never write its name
             elif slot.axes is None and isinstance(arg, bool | int | float):
                 elem = "bool" if isinstance(arg, bool) else "int" if isinstance(arg, int) else "real"
             else:
-                self._fail("dtype", f"{slot.name} is {type(arg).__name__}, and {slot} is wanted.", fix=f"torch.as_tensor({slot.name})")
+                self._fail(
+                    "dtype",
+                    f"{slot.name} is {type(arg).__name__}, and {slot} is wanted.",
+                    fix=f"torch.as_tensor({slot.name})",
+                )
             wanted = slot.elem
             if wanted == "float" and elem in FLOATS:
                 wanted = generic = generic or elem
@@ -303,16 +363,29 @@ class Callable_:  # noqa: N801 - users never write its name
             number = 0 if slot.axes is None else len(slot.axes)
             if slot.rest is None:
                 if len(shape) != number:
-                    self._fail("rank", f"{slot.name} has {len(shape)} axes, and {number} are declared.", sides=(f"{slot.name}: {slot}", f"given: {list(shape)}"), fix=f"a tensor with the axes {', '.join(slot.coords) or 'of a scalar'}")
+                    self._fail(
+                        "rank",
+                        f"{slot.name} has {len(shape)} axes, and {number} are declared.",
+                        sides=(f"{slot.name}: {slot}", f"given: {list(shape)}"),
+                        fix=f"a tensor with the axes {', '.join(slot.coords) or 'of a scalar'}",
+                    )
                 continue
             count = len(shape) - number + 1
             if count < 0 or counts.setdefault(slot.rest, count) != count:
                 known = f"; {slot.rest} is {counts[slot.rest]} axes of {seen[slot.rest]}" if slot.rest in seen else ""
-                self._fail("rank", f"{slot.name} has {len(shape)} axes, which leave {count} for {slot.rest}{known}.", sides=(f"{slot.name}: {slot}", f"given: {list(shape)}"), silent="missing axes are broadcast.", fix=f"a tensor with the axes {', '.join(slot.coords)}")
+                self._fail(
+                    "rank",
+                    f"{slot.name} has {len(shape)} axes, which leave {count} for {slot.rest}{known}.",
+                    sides=(f"{slot.name}: {slot}", f"given: {list(shape)}"),
+                    silent="missing axes are broadcast.",
+                    fix=f"a tensor with the axes {', '.join(slot.coords)}",
+                )
             seen[slot.rest] = slot.name
         return counts, shapes
 
-    def _sizes(self, flat: Flat, args: tuple[Any, ...], shapes: list[tuple[int, ...]], options: Mapping[str, Any]) -> dict[str, int]:
+    def _sizes(
+        self, flat: Flat, args: tuple[Any, ...], shapes: list[tuple[int, ...]], options: Mapping[str, Any]
+    ) -> dict[str, int]:
         """Every size, or the error that lists the tensors that disagree."""
         sizes = Sizes()
         merged: list[tuple[str, Coords, int]] = []
@@ -356,7 +429,9 @@ class Callable_:  # noqa: N801 - users never write its name
             "size-conflict",
             f"{name} has two sizes: {' and '.join(f'{v} ({k})' for k, v in error.seen.items())}{what}.",
             sides=sides,
-            silent="a size of 1 is broadcast; others fail far from here." if 1 in error.seen.values() else "it fails later, without a name.",
+            silent="a size of 1 is broadcast; others fail far from here."
+            if 1 in error.seen.values()
+            else "it fails later, without a name.",
             fix=f"every tensor that carries {name} has one size along it; nothing is broadcast because its size is 1",
             span=_inside(constraint, self.source) if constraint is not None else None,
         )
@@ -379,9 +454,14 @@ def _plan_of(node: Any, lowering: Any, ready: Ready, args: tuple[Any, ...]) -> A
     grad = any(t.requires_grad for t in tensors)
 
     def empty(part: Any) -> Any:
-        return torch.zeros([ready.sizes[c] for c in part.coords], dtype=dtype, device=ready.machine.device, requires_grad=grad)
+        return torch.zeros(
+            [ready.sizes[c] for c in part.coords], dtype=dtype, device=ready.machine.device, requires_grad=grad
+        )
 
-    captured = {id(a): torch.zeros([ready.sizes[c] for c in a.coords], dtype=ready.machine.dtype(a.dtype)) for a in lowering.captures}
+    captured = {
+        id(a): torch.zeros([ready.sizes[c] for c in a.coords], dtype=ready.machine.dtype(a.dtype))
+        for a in lowering.captures
+    }
     spec = lowering.spec(captured)
     q, k, v = (empty(a) for a in node.args[:3])
     if not node.data.values:
@@ -401,7 +481,9 @@ def _must_differ(definition: Definition) -> tuple[tuple[int, int], ...]:
     for first, second, _ in definition.differ:
         for n, one in enumerate(definition.parameters):
             for m, other in enumerate(definition.parameters):
-                if n < m and ((first in one.coords and second in other.coords) or (second in one.coords and first in other.coords)):
+                if n < m and (
+                    (first in one.coords and second in other.coords) or (second in one.coords and first in other.coords)
+                ):
                     found.append((n, m))
     return tuple(found)
 

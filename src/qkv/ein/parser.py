@@ -50,7 +50,8 @@ class Parser(Reader):
         if kind == "use":
             return self.use()
         self.fail(
-            f"a definition is expected, and {self.shown()} stands there.", fix="fn, let or use; a value belongs inside a function"
+            f"a definition is expected, and {self.shown()} stands there.",
+            fix="fn, let or use; a value belongs inside a function",
         )
 
     def attributes(self) -> tuple[tree.Attribute, ...]:
@@ -85,7 +86,10 @@ class Parser(Reader):
         self.expect(":", "after the name of an input")
         type_ = self.type()
         if self.kinds[self.at] == "=":
-            self.fail("a let has a type or a value, and here are both.", fix=f"let {name}[..] = ...; the type follows from the value")
+            self.fail(
+                "a let has a type or a value, and here are both.",
+                fix=f"let {name}[..] = ...; the type follows from the value",
+            )
         self.expect(";", "after an input")
         return tree.Input(name, span, type_, self.since(start))
 
@@ -131,7 +135,7 @@ class Parser(Reader):
     def target(self) -> tree.Target:
         """``s[..b, q, k]``."""
         name, span = self.word("after let")
-        axes = self.axes("]") if self.accept("[") else None
+        axes = self.axes("]", types=True) if self.accept("[") else None
         return tree.Target(name, span, axes, self.since(span[0]))
 
     def function(self, attributes: tuple[tree.Attribute, ...], start: int) -> tree.Function:

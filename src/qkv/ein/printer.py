@@ -10,7 +10,22 @@ from . import tree
 from .parser import parse
 from .report import Report, Source, raised
 
-_LEVEL = {"||": 1, "&&": 2, "==": 3, "!=": 3, "<": 3, "<=": 3, ">": 3, ">=": 3, "+": 4, "-": 4, "*": 5, "/": 5, "%": 5, "**": 7}
+_LEVEL = {
+    "||": 1,
+    "&&": 2,
+    "==": 3,
+    "!=": 3,
+    "<": 3,
+    "<=": 3,
+    ">": 3,
+    ">=": 3,
+    "+": 4,
+    "-": 4,
+    "*": 5,
+    "/": 5,
+    "%": 5,
+    "**": 7,
+}
 _UNARY, _CAST, _PRIMARY = 6, 8, 9
 WIDTH = 110
 
@@ -103,7 +118,9 @@ def _head(function: tree.Function) -> list[str]:
     parameters = [f"{p.name}: {type_(p.type)}" for p in function.parameters]
     results = [type_(r) for r in function.results]
     result = results[0] if len(results) == 1 else f"({', '.join(results)})"
-    where = f" where {', '.join(f'{d.first.name} # {d.second.name}' for d in function.differ)}" if function.differ else ""
+    where = (
+        f" where {', '.join(f'{d.first.name} # {d.second.name}' for d in function.differ)}" if function.differ else ""
+    )
     line = f"fn {function.name}{brackets}({', '.join(parameters)}) -> {result}{where} {{"
     if len(line) <= WIDTH or not parameters:
         return [line]
@@ -145,7 +162,9 @@ class _Printer:
         if function.values:
             self.before(function.values[0].span[0], "    ")
             values = [expression(v) for v in function.values]
-            self.add([f"    {values[0]}" if len(values) == 1 else f"    ({', '.join(values)})"], function.values[-1].span[1])
+            self.add(
+                [f"    {values[0]}" if len(values) == 1 else f"    ({', '.join(values)})"], function.values[-1].span[1]
+            )
         self.before(function.span[1] - 1, "    ")
         self.add(["}"], function.span[1])
 
@@ -160,7 +179,9 @@ def formatted(source: Source) -> str:
     previous: tree.Item | None = None
     for item in found.items:
         pending = printer.at
-        first = printer.lines and (isinstance(item, tree.Function) or isinstance(previous, tree.Function) or type(item) is not type(previous))
+        first = printer.lines and (
+            isinstance(item, tree.Function) or isinstance(previous, tree.Function) or type(item) is not type(previous)
+        )
         printer.before(item.span[0] if previous is None else _line_end(source, previous.span[1]), "")
         if first and not (previous is None and pending == 0):
             printer.lines.append("")

@@ -13,9 +13,7 @@ from . import tree
 from .report import Report, Span
 from .tokens import Tokens
 
-REDUCTIONS = frozenset(
-    {"sum", "prod", "max", "min", "mean", "any", "all", "logsumexp", "argmax", "argmin"}
-)
+REDUCTIONS = frozenset({"sum", "prod", "max", "min", "mean", "any", "all", "logsumexp", "argmax", "argmin"})
 KEEPING = frozenset({"softmax", "log_softmax", "cumsum"})
 ELEMS = ("f16", "bf16", "f32", "f64", "i32", "i64", "bool", "float")
 
@@ -25,7 +23,7 @@ _LEVELS: dict[str, int] = {
 _COMPARE, _UNARY = 3, 6
 
 
-class SyntaxProblem(Exception):  # noqa: N818 - it never leaves the parser
+class SyntaxProblem(Exception):
     """Reading cannot go on here; the report has it already."""
 
 
@@ -71,7 +69,10 @@ class Reader:
         """Takes the next word, which must be of the kind."""
         if self.kinds[self.at] != kind:
             wanted = "a name" if kind == "name" else "a number" if kind == "number" else f'"{kind}"'
-            self.fail(f"{wanted} is expected {where}, and {self.shown()} stands there.", fix="" if kind in ("name", "number") else f"put {kind} here")
+            self.fail(
+                f"{wanted} is expected {where}, and {self.shown()} stands there.",
+                fix="" if kind in ("name", "number") else f"put {kind} here",
+            )
         self.at += 1
         return self.tokens.span(self.at - 1)
 
@@ -226,7 +227,12 @@ class Reader:
             level = _LEVELS.get(operator, -1)
             if level < max(least, 1):
                 break
-            if level == _COMPARE and isinstance(left, tree.Binary) and _LEVELS.get(left.operator) == _COMPARE and kinds[self.at - 1] != ")":
+            if (
+                level == _COMPARE
+                and isinstance(left, tree.Binary)
+                and _LEVELS.get(left.operator) == _COMPARE
+                and kinds[self.at - 1] != ")"
+            ):
                 self.fail("comparisons are not chained.", fix="a <= b && b <= c")
             self.at += 1
             right = self.expression(level + 1)
@@ -299,7 +305,9 @@ class Reader:
             return value
         if kind == "if":
             return self.condition()
-        return self.fail(f"a value is expected, and {self.shown()} stands there.")
+        return self.fail(
+            f"a value is expected, and {self.shown()} stands there.", fix="a number, a tensor X[..b, q, c], or a call"
+        )
 
     def condition(self) -> tree.If:
         """``if c { a } else { b }``."""
@@ -429,7 +437,10 @@ class Reader:
             height = max(height, self.height)
             if len(found) > limits.EIN_ARGUMENTS:
                 self.report.error(
-                    "limit", f"a call has more than {limits.EIN_ARGUMENTS} arguments.", self.here(), fix="concatenate them in steps"
+                    "limit",
+                    f"a call has more than {limits.EIN_ARGUMENTS} arguments.",
+                    self.here(),
+                    fix="concatenate them in steps",
                 )
                 raise SyntaxProblem
             if not self.accept(","):

@@ -71,7 +71,11 @@ def _is_inf(node: Node) -> bool:
 
 
 def _positive(node: Node) -> bool:
-    return not node.coords and all(n.op in ("size", "number", "point") for n in walk(node)) and not any(n.op == "number" and n.data < 0 for n in walk(node))
+    return (
+        not node.coords
+        and all(n.op in ("size", "number", "point") for n in walk(node))
+        and not any(n.op == "number" and n.data < 0 for n in walk(node))
+    )
 
 
 class Recogniser:
@@ -95,7 +99,9 @@ class Recogniser:
 
     def run(self, outputs: list[Node]) -> Recognised:
         """The graph with attention in it."""
-        plain = {id(n) for root in walk(*outputs) if root.op == "strategy" and root.data == "reference" for n in walk(root)}
+        plain = {
+            id(n) for root in walk(*outputs) if root.op == "strategy" and root.data == "reference" for n in walk(root)
+        }
         done: dict[int, Node] = {}
         for old in walk(*outputs):
             args = tuple(done[id(a)] for a in old.args)
@@ -158,7 +164,9 @@ class Recogniser:
         if below:
             return None
         if weights.op == "point" and weights.data == "exp" and not mask:
-            softmax = self.node("softmax", ("softmax", keys), (self.unshifted(weights.args[0], keys),), weights.coords, weights)
+            softmax = self.node(
+                "softmax", ("softmax", keys), (self.unshifted(weights.args[0], keys),), weights.coords, weights
+            )
             others = [a for a in above if a is not weights]
             return self.weighed(top, softmax, others, [], top.data[1])
         return self.linear(top, weights, [a for a in above if a is not weights], keys, mask, normalize=True)
@@ -169,10 +177,17 @@ class Recogniser:
             return score.args[0]
         return score
 
-    def linear(self, top: Node, weights: Node, others: list[Node], keys: Coords, mask: tuple[Node, ...], *, normalize: bool) -> Node | None:
+    def linear(
+        self, top: Node, weights: Node, others: list[Node], keys: Coords, mask: tuple[Node, ...], *, normalize: bool
+    ) -> Node | None:
         """Products of feature maps as weights."""
         keep = list(mask)
-        if weights.op == "point" and weights.data == "select" and weights.args[2].op == "number" and weights.args[2].data == 0:
+        if (
+            weights.op == "point"
+            and weights.data == "select"
+            and weights.args[2].op == "number"
+            and weights.args[2].data == 0
+        ):
             keep.append(weights.args[0])
             weights = weights.args[1]
         if weights.op != "reduce" or weights.data[0] != "sum" or len(weights.args) > 1:
@@ -196,7 +211,14 @@ class Recogniser:
                 made = self.difference(node, weights, others)
                 if made is not None:
                     return made
-            if weights.op == "point" and weights.data == "select" and not under and weights.args[2].op == "number" and weights.args[2].data == 0 and others:
+            if (
+                weights.op == "point"
+                and weights.data == "select"
+                and not under
+                and weights.args[2].op == "number"
+                and weights.args[2].data == 0
+                and others
+            ):
                 inner = weights.args[1]
                 if inner.op == "reduce" and inner.data[0] == "sum" and len(node.data[1]) == 1:
                     made = self.linear(node, weights, others, node.data[1], masked, normalize=False)
@@ -301,7 +323,9 @@ class Recogniser:
         k_under = [b for b in below if set(b.coords) & key_set]
         if not any(q.coords for q in q_parts) or not k_parts:
             return self.leave(node, "the contraction has no queries apart from keys")
-        if not any(set(features) & set(q.coords) for q in q_parts) or not any(set(features) & set(k.coords) for k in k_parts):
+        if not any(set(features) & set(q.coords) for q in q_parts) or not any(
+            set(features) & set(k.coords) for k in k_parts
+        ):
             return self.leave(node, "the scores contract over a coordinate that queries or keys lack")
         query, key = self.multiply(q_parts, q_under), self.multiply(k_parts, k_under)
         for part in (query, key):
@@ -316,8 +340,14 @@ class Recogniser:
         value = self.multiply(v_parts, v_under)
         if not key_set <= set(value.coords) or not key_set <= set(key.coords):
             return self.leave(node, "keys or values lack one of several key coordinates")
-        rows = tuple(c for c in union(query.coords, score.coords, *(k.coords for k in keep), key.coords) if c not in key_set and c not in features)
-        if any(set(rows) & set(p.coords) - set(query.coords) and set(p.coords) & key_set and not p.coords for p in k_parts):
+        rows = tuple(
+            c
+            for c in union(query.coords, score.coords, *(k.coords for k in keep), key.coords)
+            if c not in key_set and c not in features
+        )
+        if any(
+            set(rows) & set(p.coords) - set(query.coords) and set(p.coords) & key_set and not p.coords for p in k_parts
+        ):
             return None
         shared = tuple(c for c in rows if c in key.coords or c in value.coords)
         alone = tuple(c for c in rows if c not in shared)
@@ -332,12 +362,25 @@ class Recogniser:
         key = self.expanded(key, shared, (*keys, *features))
         value = self.expanded(value, shared, (*keys, *carried))
         data = Attention(
-            tuple(keys), rows, shared, tuple(features), carried, score, contraction, tuple(keep), tuple(scales), tuple(divisors), linear, normalize
+            tuple(keys),
+            rows,
+            shared,
+            tuple(features),
+            carried,
+            score,
+            contraction,
+            tuple(keep),
+            tuple(scales),
+            tuple(divisors),
+            linear,
+            normalize,
         )
         left = tuple(c for c in summed if c not in key_set)
         order = tuple(c for c in union(node.coords, rows, carried) if c in rows or c in carried)
         extras = self.extras(score, contraction, keep)
-        out = self.node("attention", data, (query, key, value, *extras), order, Node("", 0, (), (), query.dtype, node.span))
+        out = self.node(
+            "attention", data, (query, key, value, *extras), order, Node("", 0, (), (), query.dtype, node.span)
+        )
         for each in outer:
             out = self.point("mul", out, each)
         for each in outer_under:
@@ -415,5 +458,3 @@ def walk_points(node: Node) -> list[Node]:
 def recognise(outputs: list[Node]) -> Recognised:
     """The graph of ``outputs`` with attention recognised."""
     return Recogniser().run(outputs)
-
-

@@ -25,7 +25,12 @@ def below(node: Node, wanted: str) -> Node | None:
         count += 1
         if current.op == "softmax" and wanted == "softmax":
             return current
-        if current.op == "reduce" and wanted == "contraction" and current.data[0] == "sum" and len(carrying(current)) > 1:
+        if (
+            current.op == "reduce"
+            and wanted == "contraction"
+            and current.data[0] == "sum"
+            and len(carrying(current)) > 1
+        ):
             return current
         if current.op in ("point", "cast", "strategy"):
             stack.extend(reversed(current.args))
@@ -57,7 +62,9 @@ class Roles(Calls):
             self.attention(reduce, summed, softmax, contraction, values)
             return
 
-    def attention(self, reduce: tree.Reduce, summed: set[str], softmax: Node, contraction: Node, values: list[Node]) -> None:
+    def attention(
+        self, reduce: tree.Reduce, summed: set[str], softmax: Node, contraction: Node, values: list[Node]
+    ) -> None:
         """The roles of one attention."""
         keys = set(softmax.data[1])
         carried = {c for v in values for c in v.coords}
@@ -69,19 +76,38 @@ class Roles(Calls):
         ]
         if not keys & summed:
             if summed & scored:
-                self.wrong(softmax, f"softmax runs over {over}, and the sum over {consumed}: the query is normalised or consumed.", sides, f"softmax[{consumed}](...), so that the weights of the keys that are summed add up to one")
+                self.wrong(
+                    softmax,
+                    f"softmax runs over {over}, and the sum over {consumed}: the query is normalised or consumed.",
+                    sides,
+                    f"softmax[{consumed}](...), so that the weights of the keys that are summed add up to one",
+                )
             return
         if keys <= summed and not keys & carried:
-            self.wrong(softmax, f"the values do not have {over}, over which softmax runs: the key is summed away before it meets a value.", sides, f"values with {over}: write {over} where they have another sequence")
+            self.wrong(
+                softmax,
+                f"the values do not have {over}, over which softmax runs: the key is summed away before it meets a value.",
+                sides,
+                f"values with {over}: write {over} where they have another sequence",
+            )
             return
         parts = carrying(contraction)
         contracted = contraction.data[1]
         for name in contracted:
             holders = [p for p in parts if name in p.coords]
             if len(holders) == 1:
-                self.wrong(contraction, f"scores contract over {name}, which only {self.describe(holders[0])} has: that is no feature.", sides, "sum over a coordinate that queries and keys both have")
+                self.wrong(
+                    contraction,
+                    f"scores contract over {name}, which only {self.describe(holders[0])} has: that is no feature.",
+                    sides,
+                    "sum over a coordinate that queries and keys both have",
+                )
                 return
-        kept = [c for c in contraction.coords if all(c in p.coords for p in parts) and c not in carried and not c.startswith("..")]
+        kept = [
+            c
+            for c in contraction.coords
+            if all(c in p.coords for p in parts) and c not in carried and not c.startswith("..")
+        ]
         shared = [c for c in contracted if c in carried]
         if shared and (kept or len(shared) < len(contracted)):
             feature = kept or [c for c in contracted if c not in carried]

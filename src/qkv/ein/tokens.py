@@ -77,7 +77,12 @@ def read(text: str, report: Report) -> Tokens:
             tokens.comments.append((start, word.rstrip()))
             continue
         elif kind == "other":
-            report.error("syntax", f"{word!r} begins no word of the notation.", (start, match.end()), fix=_INSTEAD.get(word, "take it out"))
+            report.error(
+                "syntax",
+                f"{word!r} begins no word of the notation.",
+                (start, match.end()),
+                fix=_INSTEAD.get(word, "take it out"),
+            )
             continue
         kinds.append(str(kind))
         texts.append(word)
@@ -86,4 +91,9 @@ def read(text: str, report: Report) -> Tokens:
     return tokens
 
 
-_INSTEAD = {"&": "write && for and", "|": "write || for or", "^": "write ** for a power", "@": "write sum[c](A[..] * B[..])"}
+_INSTEAD = {
+    "&": "write && for and",
+    "|": "write || for or",
+    "^": "write ** for a power",
+    "@": "write sum[c](A[..] * B[..])",
+}

@@ -12,7 +12,9 @@ from .module import Callable_
 SIZE = 8
 
 
-def arguments(definition: Definition, sizes: Mapping[str, int], seed: int, *, rest: int = 2) -> tuple[list[Any], dict[str, int]]:
+def arguments(
+    definition: Definition, sizes: Mapping[str, int], seed: int, *, rest: int = 2
+) -> tuple[list[Any], dict[str, int]]:
     """Random tensors of the declared types, and the sizes that shapes leave open."""
     import torch
 
@@ -33,8 +35,16 @@ def arguments(definition: Definition, sizes: Mapping[str, int], seed: int, *, re
         elif slot.elem == "bool":
             found.append(torch.rand(shape, generator=generator) > 0.5)
         else:
-            found.append(torch.randint(0, 2, shape, generator=generator, dtype=torch.int32 if slot.elem == "i32" else torch.int64))
+            found.append(
+                torch.randint(
+                    0, 2, shape, generator=generator, dtype=torch.int32 if slot.elem == "i32" else torch.int64
+                )
+            )
     merged = {n for s in definition.parameters for a in s.axes or () if len(a) > 1 for n in a}
+    for each in definition.constraints:
+        if each.kind == "product" and not merged & set(each.names):
+            merged.add(each.names[1])
+            known[each.names[1]] = sizes.get(each.names[1], 2)
     return found, {n: known[n] for n in known if n in merged}
 
 
@@ -53,6 +63,8 @@ def tried(function: Callable_, sizes: Mapping[str, int], seed: int) -> dict[str,
     plans = function.plan(*args, **extra)
     return {
         "name": function.definition.name,
-        "results": [f"{'x'.join(map(str, r.shape)) or 'scalar'} {str(r.dtype).removeprefix('torch.')}" for r in results],
+        "results": [
+            f"{'x'.join(map(str, r.shape)) or 'scalar'} {str(r.dtype).removeprefix('torch.')}" for r in results
+        ],
         "strategies": [p.strategy for p in plans],
     }

@@ -21,6 +21,7 @@ from .coords.named import Named as Named
 from .coords.typed import T as T
 from .core import compiler as compiler
 from .core import cpu_features as cpu_features
+from .ein.python import fn as fn
 from .errors import CoordinateError as CoordinateError
 from .errors import DeviceError as DeviceError
 from .errors import DtypeError as DtypeError
@@ -144,6 +145,7 @@ __all__ = [
     "exp",
     "first",
     "floor",
+    "fn",
     "index",
     "keep",
     "linear",

@@ -132,7 +132,8 @@ class Accesses(Scope):
                 if axis == names:
                     self.used.update(names)
                     return True
-                if all([self.knows(tree.AxisName(n, s)) for n, s in zip(names, spans, strict=True)]):
+                known = [self.knows(tree.AxisName(n, s)) for n, s in zip(names, spans, strict=True)]
+                if all(known):
                     self.wrong_group(access, found, names, axis, span)
                 return False
             case tree.AxisAs(old, new, span):
@@ -166,7 +167,7 @@ class Accesses(Scope):
             f"{access.name} has {shown} on this axis, and {name} indexes it.",
             span,
             sides=[
-                self.side(access.name, [axis_names([a]) for a in found.axes or ()]),
+                self.side(access.name, [axis_names((a,)) for a in found.axes or ()]),
                 f"given: {self.text(access.span)}",
             ],
             silent="an axis has no name; " + SILENT,
@@ -240,7 +241,8 @@ class Accesses(Scope):
             if isinstance(new, tree.AxisName)
             else [tree.AxisName(n, s) for n, s in zip(new.names, new.spans, strict=True)]
         )
-        if not all([self.knows(part) for part in parts]):
+        known = [self.knows(part) for part in parts]
+        if not all(known):
             return False
         after = tuple(part.name for part in parts)
         if len(before) == 1 and len(after) == 1:
@@ -273,7 +275,7 @@ class Accesses(Scope):
                 "rank",
                 f"a rest or a merged axis of {access.name} cannot be indexed by one number.",
                 span,
-                fix=f"{access.name}[{axis_names([axis])}] and a split before",
+                fix=f"{access.name}[{axis_names((axis,))}] and a split before",
             )
             return False
         if index.dtype not in INTS:

@@ -665,7 +665,7 @@ def _outside(
     inputs: dict[str, Slot] = {}
     if not statements:
         return inputs
-    known = {n: d for n, d in definitions.items()}
+    known = dict(definitions)
     body = Body(report, known, is_open=True)
     for item in statements:
         if isinstance(item, tree.Input):

@@ -43,7 +43,7 @@ def library_text(name: str) -> str:
 
 def checked(text: str, name: str) -> Checked:
     """A text, read and checked, mistakes and all."""
-    shared = library() if "use" in text else {}
+    shared: Mapping[str, Mapping[str, Definition]] = library() if "use" in text else {}
     return check_text(Source(text, name), shared)
 
 

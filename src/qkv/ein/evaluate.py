@@ -7,6 +7,7 @@ index outside its axis is an error unless a condition excludes it.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -431,16 +432,24 @@ _UNARY = frozenset(
 )
 
 
+def _select(condition: Any, chosen: Any, other: Any) -> Any:
+    import torch
+
+    if isinstance(condition, torch.Tensor):
+        return torch.where(condition, chosen, other)
+    return chosen if condition else other
+
+
 def _pointwise(torch: Any) -> Mapping[str, Callable[..., Any]]:
     functional = torch.nn.functional
     return {
-        "add": lambda x, y: x + y, "sub": lambda x, y: x - y, "mul": lambda x, y: x * y, "div": lambda x, y: x / y,
-        "mod": lambda x, y: x % y, "pow": lambda x, y: x**y, "neg": lambda x: -x, "lt": torch.lt, "le": torch.le,
-        "gt": torch.gt, "ge": torch.ge, "eq": torch.eq, "ne": torch.ne, "and": lambda x, y: x & y,
-        "or": lambda x, y: x | y, "not": torch.logical_not, "select": lambda c, x, y: torch.where(c, x, y) if isinstance(c, torch.Tensor) else x if c else y,
-        "min": torch.minimum, "max": torch.maximum, "exp": torch.exp, "log": torch.log, "sqrt": torch.sqrt,
-        "tanh": torch.tanh, "sin": torch.sin, "cos": torch.cos, "abs": torch.abs, "floor": torch.floor,
-        "relu": torch.relu, "sigmoid": torch.sigmoid, "silu": functional.silu, "gelu": functional.gelu, "erf": torch.erf,
+        "add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv, "mod": operator.mod,
+        "pow": operator.pow, "neg": operator.neg, "and": operator.and_, "or": operator.or_, "select": _select,
+        "lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge, "eq": torch.eq, "ne": torch.ne,
+        "not": torch.logical_not, "min": torch.minimum, "max": torch.maximum, "exp": torch.exp, "log": torch.log,
+        "sqrt": torch.sqrt, "tanh": torch.tanh, "sin": torch.sin, "cos": torch.cos, "abs": torch.abs,
+        "floor": torch.floor, "relu": torch.relu, "sigmoid": torch.sigmoid, "silu": functional.silu,
+        "gelu": functional.gelu, "erf": torch.erf,
     }  # fmt: skip
 
 
@@ -450,16 +459,18 @@ def _reductions(torch: Any) -> Mapping[str, Callable[[Any, list[int]], Any]]:
         return x.masked_fill(dead, 0).logsumexp(dims, keepdim=True).masked_fill(dead, -math.inf).squeeze(dims)
 
     def every(x: Any, dims: list[int]) -> Any:
-        return (
-            x.to(torch.uint8).amin(dims).bool()
-            if 0 not in x.shape
-            else torch.all(x, dims[0])
-            if len(dims) == 1
-            else x.logical_not().sum(dims) == 0
-        )
+        return x.logical_not().sum(dims) == 0
+
+    def some(x: Any, dims: list[int]) -> Any:
+        return x.sum(dims) > 0
+
+    def first(x: Any, dims: list[int]) -> Any:
+        return x.argmax(dims[0])
+
+    def least(x: Any, dims: list[int]) -> Any:
+        return x.argmin(dims[0])
 
     return {
-        "sum": lambda x, d: x.sum(d), "mean": lambda x, d: x.mean(d), "max": lambda x, d: x.amax(d), "min": lambda x, d: x.amin(d),
-        "any": lambda x, d: x.sum(d) > 0, "all": every, "logsumexp": logsumexp,
-        "argmax": lambda x, d: x.argmax(d[0]), "argmin": lambda x, d: x.argmin(d[0]), "prod": lambda x, d: x.prod(d[0]),
+        "sum": torch.sum, "mean": torch.mean, "max": torch.amax, "min": torch.amin, "any": some, "all": every,
+        "logsumexp": logsumexp, "argmax": first, "argmin": least,
     }  # fmt: skip

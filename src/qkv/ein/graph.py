@@ -138,7 +138,7 @@ class Slot:
     def __str__(self) -> str:
         if self.axes is None:
             return self.elem
-        shown = ", ".join(f"({', '.join(axis)})" if len(axis) > 1 else axis[0] for axis in self.axes)
+        shown = ", ".join(f"({', '.join(axis)})" if len(axis) > 1 else "".join(axis) for axis in self.axes)
         return f"[{self.elem}; {shown}]" if shown else f"[{self.elem}]"
 
 

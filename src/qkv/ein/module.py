@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from ..coords import Named
 from .contract import ConflictError, Sizes
@@ -131,13 +131,20 @@ class Callable_:
         key: tuple[Any, ...] = tuple([(a.shape, a.dtype) if hasattr(a, "shape") else (type(a), a) for a in args])
         if options:
             key = (*key, tuple(options.items()))
-        ready = self._ready.get(key)
+        try:
+            ready = self._ready.get(key)
+        except TypeError:
+            ready = self._prepare(args, options)  # it says which argument is no tensor
         if ready is None or (args and hasattr(args[0], "device") and args[0].device != ready.machine.device):
             ready = self._prepare(args, options)
             if len(self._ready) >= REMEMBERED:
                 self._ready.pop(next(iter(self._ready)))
             self._ready[key] = ready
         return self._run(ready, args)
+
+    # torch.compile breaks its graph here and runs the call as it is: plans are chosen by Python. What
+    # torch.compiler.disable sets, which could not be called here without loading torch.
+    __call__._torchdynamo_disable = True  # type: ignore[attr-defined] # pyright: ignore[reportFunctionMemberAccess]
 
     def _run(self, ready: Ready, args: tuple[Any, ...]) -> Any:
         from .evaluate import OutsideError
@@ -251,7 +258,7 @@ class Callable_:
                 tensor = tensor.reshape(shape)
             plain_args.append(tensor)
         made = self(*plain_args, **{k: v for k, v in options.items() if isinstance(v, int)})
-        several = made if isinstance(made, tuple) else (made,)
+        several: tuple[Any, ...] = cast("tuple[Any, ...]", made) if isinstance(made, tuple) else (made,)
         found: list[Any] = []
         for slot, tensor in zip(self.definition.results, several, strict=True):
             names = [n for c in slot.coords for n in (rests.get(c, ()) if c.startswith("..") else (renamed[c],))]
@@ -493,7 +500,7 @@ def _inside(constraint: Constraint, source: Source) -> Span | None:
 
 
 def _label(axis: Coords) -> str:
-    return "(" + " ".join(map(plain, axis)) + ")" if len(axis) > 1 else axis[0]
+    return "(" + " ".join(map(plain, axis)) + ")" if len(axis) > 1 else "".join(axis)
 
 
 def _product(sizes: Iterator[int]) -> int:

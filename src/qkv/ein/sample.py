@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from .elems import is_real
 from .graph import Definition
@@ -59,7 +59,7 @@ def tried(function: Callable_, sizes: Mapping[str, int], seed: int) -> dict[str,
     """The shapes of the results on random tensors, and the strategies that ran attention."""
     args, extra = arguments(function.definition, sizes, seed)
     made = function(*args, **extra)
-    results = made if isinstance(made, tuple) else (made,)
+    results: tuple[Any, ...] = cast("tuple[Any, ...]", made) if isinstance(made, tuple) else (made,)
     plans = function.plan(*args, **extra)
     return {
         "name": function.definition.name,

@@ -112,4 +112,4 @@ class Scope:
 
 def axis_names(axes: tuple[Coords, ...] | None) -> str:
     """The axes of a tensor as they are written."""
-    return ", ".join(f"({', '.join(a)})" if len(a) > 1 else a[0] for a in axes or () if a)
+    return ", ".join(f"({', '.join(a)})" if len(a) > 1 else "".join(a) for a in axes or () if a)

@@ -120,6 +120,14 @@ class Callable_:
         raise raised(self.source, [found])
 
     def __call__(self, *args: Any, **options: Any) -> Any:
+        import torch
+
+        if torch.compiler.is_compiling():
+            # torch.compile breaks its graph here and runs the call as it is: plans are chosen by Python.
+            return torch.compiler.disable(self._direct)(*args, **options)
+        return self._direct(*args, **options)
+
+    def _direct(self, *args: Any, **options: Any) -> Any:
         if options or len(args) != len(self._names):
             args, options = self._arguments(args, options)
         for arg in args:
@@ -141,10 +149,6 @@ class Callable_:
                 self._ready.pop(next(iter(self._ready)))
             self._ready[key] = ready
         return self._run(ready, args)
-
-    # torch.compile breaks its graph here and runs the call as it is: plans are chosen by Python. What
-    # torch.compiler.disable sets, which could not be called here without loading torch.
-    __call__._torchdynamo_disable = True  # type: ignore[attr-defined] # pyright: ignore[reportFunctionMemberAccess]
 
     def _run(self, ready: Ready, args: tuple[Any, ...]) -> Any:
         from .evaluate import OutsideError

@@ -15,7 +15,9 @@ def test_named_tensors_are_matched_by_name_in_any_layout() -> None:
     q, k, v = torch.randn(2, 5, 4), torch.randn(2, 6, 4), torch.randn(2, 6, 3)
     plain = CROSS(q, k, v)
     named = CROSS(
-        qkv.Named(q.permute(2, 0, 1), "d b t"), qkv.Named(k.permute(1, 2, 0), "s d b"), qkv.Named(v.permute(1, 0, 2), "s b e")
+        qkv.Named(q.permute(2, 0, 1), "d b t"),
+        qkv.Named(k.permute(1, 2, 0), "s d b"),
+        qkv.Named(v.permute(1, 0, 2), "s b e"),
     )
     assert named.names == ("b", "t", "e")
     torch.testing.assert_close(named.tensor, plain)
@@ -103,9 +105,14 @@ def attend(Q: "..b h g q d", K: "..b h k d", V: "..b h k e") -> "..b h g q e":  
 
 
 def test_a_python_spelling_is_fused_and_right() -> None:
-    q, k, v = (x.double().requires_grad_() for x in (torch.randn(2, 2, 3, 6, 4), torch.randn(2, 2, 6, 4), torch.randn(2, 2, 6, 4)))
+    q, k, v = (
+        x.double().requires_grad_()
+        for x in (torch.randn(2, 2, 3, 6, 4), torch.randn(2, 2, 6, 4), torch.randn(2, 2, 6, 4))
+    )
     assert [p.strategy for p in attend.plan(q, k, v)] == ["chunked"]
-    expected = qkv.attention(q, k, v, "b h g i d, b h j d, b h j e -> b h g i e", keep=qkv.causal(query="i"), score=qkv.softcap(30.0))
+    expected = qkv.attention(
+        q, k, v, "b h g i d, b h j d, b h j e -> b h g i e", keep=qkv.causal(query="i"), score=qkv.softcap(30.0)
+    )
     out = attend(q, k, v)
     torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
     g = torch.randn_like(out)
@@ -121,13 +128,13 @@ def test_a_python_spelling_is_checked_as_a_text_is() -> None:
         qkv.fn(wrong)
     assert "wrong-role" in raised.value.codes
 
-    def bare(Q, K):  # noqa: ANN001, ANN202
+    def bare(Q, K):
         return Q * K
 
     with pytest.raises(qkv.TraceError, match="has no coordinates"):
         qkv.fn(bare)
 
-    def looks(Q: "q d"):  # noqa: ANN202, F722
+    def looks(Q: "q d"):  # noqa: F722
         return Q if Q > 0 else -Q
 
     with pytest.raises(qkv.TraceError, match=r"qkv\.where"):
@@ -141,9 +148,7 @@ def test_torch_compile_runs_it() -> None:
 
 
 def test_a_strategy_that_cannot_is_refused() -> None:
-    f = qkv.ein.source(
-        "#[strategy(flash)]\nfn f[q, k](A: [f32; q, k]) -> [f32; q] { sum[k](A[q, k]) }"
-    ).f
+    f = qkv.ein.source("#[strategy(flash)]\nfn f[q, k](A: [f32; q, k]) -> [f32; q] { sum[k](A[q, k]) }").f
     with pytest.raises(qkv.EinError, match="strategy"):
         f(torch.ones(2, 3))
     g = qkv.ein.source(

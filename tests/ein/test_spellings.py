@@ -9,7 +9,10 @@ import torch
 
 import qkv
 
-HEAD = "fn f[q, k, d, e](Q: [float; ..b, q, d], K: [float; ..b, k, d], V: [float; ..b, k, e]{more}) -> [float; ..b, q, e] {{\n"
+HEAD = (
+    "fn f[q, k, d, e](Q: [float; ..b, q, d], K: [float; ..b, k, d], V: [float; ..b, k, e]{more}) -> "
+    "[float; ..b, q, e] {{\n"
+)
 SCORES = "    let s[..b, q, k] = sum[d](Q[..b, q, d] * K[..b, k, d]) / d ** 0.5;\n"
 OUT = "    sum[k](softmax[k]({s}) * V[..b, k, e])\n}}\n"
 
@@ -19,7 +22,7 @@ def text(score: str, more: str = "", before: str = SCORES) -> str:
     return HEAD.format(more=more) + before + OUT.format(s=score)
 
 
-I, J = torch.arange(9)[:, None], torch.arange(9)[None, :]
+I, J = torch.arange(9)[:, None], torch.arange(9)[None, :]  # noqa: E741
 
 
 def attend(
@@ -37,7 +40,10 @@ PLAIN: dict[str, tuple[str, object, object]] = {
     "scale before": (
         text(
             "s",
-            before="    let P[..b, q, d] = Q[..b, q, d] / size[d] ** 0.5;\n    let s[..b, q, k] = sum[d](P[..b, q, d] * K[..b, k, d]);\n",
+            before=(
+                "    let P[..b, q, d] = Q[..b, q, d] / size[d] ** 0.5;\n    let s[..b, q, k] = "
+                "sum[d](P[..b, q, d] * K[..b, k, d]);\n"
+            ),
         ),
         lambda s: s,
         None,
@@ -103,7 +109,8 @@ PLAIN: dict[str, tuple[str, object, object]] = {
     ),
     "in a function called by another": (
         "fn weights[q, k](s: [float; ..b, q, k]) -> [float; ..b, q, k] { softmax[k](s where k <= q) }\n"
-        "fn mix[q, k, e](w: [float; ..b, q, k], V: [float; ..b, k, e]) -> [float; ..b, q, e] { sum[k](w[..b, q, k] * V[..b, k, e]) }\n"
+        "fn mix[q, k, e](w: [float; ..b, q, k], V: [float; ..b, k, e]) -> [float; ..b, q, e] { "
+        "sum[k](w[..b, q, k] * V[..b, k, e]) }\n"
         + HEAD.format(more="")
         + SCORES
         + "    mix[q, k, e](weights[q, k](s), V)\n}\n",
@@ -192,10 +199,10 @@ def test_documents() -> None:
 
 
 def test_groups_by_an_omitted_coordinate_and_merged_heads() -> None:
-    apart = """fn f[h, g, q, k, d](Q: [float; ..b, h, g, q, d], K: [float; ..b, h, k, d], V: [float; ..b, h, k, d]) -> [float; ..b, h, g, q, d] {
+    apart = """fn f[h, g, q, k, d](Q: [float; ..b, h, g, q, d], K: [float; ..b, h, k, d], V: [float; ..b, h, k, d]) -> [float; ..b, h, g, q, d] {  # noqa: E501  # noqa: E501
         sum[k](softmax[k](sum[d](Q[..b, h, g, q, d] * K[..b, h, k, d]) / d ** 0.5) * V[..b, h, k, d])
     }"""
-    merged = """fn f[h, g, q, k, d](Q: [float; ..b, q, (h, g, d)], K: [float; ..b, k, (h, d)], V: [float; ..b, k, (h, d)]) -> [float; ..b, q, (h, g, d)] {
+    merged = """fn f[h, g, q, k, d](Q: [float; ..b, q, (h, g, d)], K: [float; ..b, k, (h, d)], V: [float; ..b, k, (h, d)]) -> [float; ..b, q, (h, g, d)] {  # noqa: E501  # noqa: E501
         sum[k](softmax[k](sum[d](Q[..b, q, (h, g, d)] * K[..b, k, (h, d)]) / d ** 0.5) * V[..b, k, (h, d)])
     }"""
     q, k, v = torch.randn(2, 3, 2, 6, 4), torch.randn(2, 3, 6, 4), torch.randn(2, 3, 6, 4)
@@ -226,7 +233,7 @@ def test_linear_attention_is_recognised_as_linear() -> None:
 
 def test_differential_attention_is_two_fused_ones() -> None:
     f = qkv.ein.source(
-        """fn f[q, k, d, e](Q1: [float; ..b, q, d], Q2: [float; ..b, q, d], K1: [float; ..b, k, d], K2: [float; ..b, k, d], V: [float; ..b, k, e], lam: float) -> [float; ..b, q, e] {
+        """fn f[q, k, d, e](Q1: [float; ..b, q, d], Q2: [float; ..b, q, d], K1: [float; ..b, k, d], K2: [float; ..b, k, d], V: [float; ..b, k, e], lam: float) -> [float; ..b, q, e] {  # noqa: E501
             let a[..b, q, k] = softmax[k](sum[d](Q1[..b, q, d] * K1[..b, k, d]) / d ** 0.5);
             let c[..b, q, k] = softmax[k](sum[d](Q2[..b, q, d] * K2[..b, k, d]) / d ** 0.5);
             sum[k]((a[..b, q, k] - lam * c[..b, q, k]) * V[..b, k, e])

@@ -161,7 +161,7 @@ def latent_absorbed() -> tuple[Any, Any]:
 
 CASES: list[Case] = [
     sdp, flash, causal, cross, multi_query, grouped_query, sliding_window, bigbird, multi_head, multi_head_projected,
-    relative_position_bias, alibi, rope, linear, linear_causal, linear_recurrent, differential, differential_clamped, latent, latent_absorbed,
+    relative_position_bias, alibi, rope, linear, linear_causal, linear_recurrent, differential, differential_clamped, latent, latent_absorbed,  # noqa: E501
 ]  # fmt: skip
 
 

@@ -142,7 +142,8 @@ def explain(file: File, name: Name = None, size: Sizes = None, as_json: AsJson =
                 typer.echo(f"  {title:9} {line}")
         for one in each["attention"]:
             typer.echo(
-                f"  fused     {one['weights']}: query {' '.join(one['query'])}; key {' '.join(one['key'])}; feature {' '.join(one['feature'])}; shared {' '.join(one['shared'])}; {one['masks']} masks"
+                f"  fused     {one['weights']}: query {' '.join(one['query'])}; key {' '.join(one['key'])}; "
+                f"feature {' '.join(one['feature'])}; shared {' '.join(one['shared'])}; {one['masks']} masks"
             )
             for line in one["plan"].splitlines():
                 typer.echo(f"            {line}")
@@ -184,7 +185,8 @@ def audit(file: File, name: Name = None, as_json: AsJson = False) -> None:
             typer.echo(f"  softmax   over {', '.join(names)}")
         for one in each["attention"]:
             typer.echo(
-                f"  attention query {' '.join(one['query'])}; key {' '.join(one['key'])}; feature {' '.join(one['feature'])}; groups {' '.join(one['groups']) or 'none'}"
+                f"  attention query {' '.join(one['query'])}; key {' '.join(one['key'])}; feature "
+                f"{' '.join(one['feature'])}; groups {' '.join(one['groups']) or 'none'}"
             )
         for tensor, names in each["gradients"].items():
             typer.echo(f"  gradient  of {tensor} is summed over {', '.join(names) or 'nothing'}")

@@ -75,7 +75,8 @@ class Accesses(Scope):
         axes = found.axes or ()
         self.report.error(
             "rank",
-            f"{access.name} has {len(axes)} ax{'is' if len(axes) == 1 else 'es'}, and {len(access.axes)} {'is' if len(access.axes) == 1 else 'are'} indexed.",
+            f"{access.name} has {len(axes)} ax{'is' if len(axes) == 1 else 'es'}, and {len(access.axes)} "
+            f"{'is' if len(access.axes) == 1 else 'are'} indexed.",
             access.span,
             sides=[f"{access.name}: [{axis_names(axes)}]"],
             silent="missing axes are taken whole, and broadcast.",

@@ -76,7 +76,8 @@ class Calls(Expressions):
         if len(arguments) != len(function.parameters):
             self.report.error(
                 "arity",
-                f"{call.name} takes {len(function.parameters)} argument{'s' * (len(function.parameters) != 1)}, and {len(arguments)} are given.",
+                f"{call.name} takes {len(function.parameters)} "
+                f"argument{'s' * (len(function.parameters) != 1)}, and {len(arguments)} are given.",
                 call.span,
                 sides=[f"{call.name}({', '.join(f'{p.name}: {p}' for p in function.parameters)})"],
                 fix=f"{call.name}({', '.join(p.name for p in function.parameters)})",
@@ -112,7 +113,10 @@ class Calls(Expressions):
                 f"{call.name} has {len(wanted)} coordinates, and {len(listed)} are given.",
                 call.span,
                 sides=[f"{call.name}[{', '.join(wanted)}]"],
-                fix=f"{call.name}[{', '.join(wanted)}](...), or by name: {call.name}[{wanted[0] if wanted else 'q'} = ...](...)",
+                fix=(
+                    f"{call.name}[{', '.join(wanted)}](...), or by name: "
+                    f"{call.name}[{wanted[0] if wanted else 'q'} = ...](...)"
+                ),
             )
             return None
         at = 0
@@ -263,7 +267,8 @@ class Calls(Expressions):
             fixed = [own if f == formal else names[f] for f in function.formals if f in names]
             self.report.error(
                 "same-tensor",
-                f"{self.describe_argument(call, n)} is given for {slot.name} and for {other.name}, and lacks {lacking[0]}.",
+                f"{self.describe_argument(call, n)} is given for {slot.name} and for {other.name}, and "
+                f"lacks {lacking[0]}.",
                 place,
                 sides=sides,
                 silent="one tensor fits twice, and attends to itself.",
@@ -351,7 +356,10 @@ class Calls(Expressions):
                     call.span,
                     sides=[f"{call.name}[{', '.join(f'{f} = {a}' for f, a in binding.names.items())}]"],
                     silent="one tensor fits twice, and attends to itself.",
-                    fix=f"a tensor with a sequence of its own for {second}, or a function without `where {first} # {second}`",
+                    fix=(
+                        f"a tensor with a sequence of its own for {second}, or a function without `where "
+                        f"{first} # {second}`"
+                    ),
                 )
                 return False
         return True

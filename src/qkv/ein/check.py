@@ -25,7 +25,37 @@ STRATEGIES = ("flash", "reference", "chunked", "cpu", "sdpa", "flex", "triton", 
 """What may stand in ``#[strategy(...)]``; ``flash`` is any fused exact one."""
 
 _BUILT_IN = frozenset(
-    ["sum", "prod", "max", "min", "mean", "any", "all", "logsumexp", "argmax", "argmin", "softmax", "log_softmax", "cumsum", "concat", "only", "size", "exp", "log", "sqrt", "tanh", "sin", "cos", "abs", "floor", "relu", "sigmoid", "silu", "gelu", "erf"]
+    [
+        "sum",
+        "prod",
+        "max",
+        "min",
+        "mean",
+        "any",
+        "all",
+        "logsumexp",
+        "argmax",
+        "argmin",
+        "softmax",
+        "log_softmax",
+        "cumsum",
+        "concat",
+        "only",
+        "size",
+        "exp",
+        "log",
+        "sqrt",
+        "tanh",
+        "sin",
+        "cos",
+        "abs",
+        "floor",
+        "relu",
+        "sigmoid",
+        "silu",
+        "gelu",
+        "erf",
+    ]
 )
 
 
@@ -144,7 +174,7 @@ class Body(Roles):
         if len(let.targets) > 1:
             self.several(let, strategy)
             return
-        target = let.targets[0]
+        target = next(iter(let.targets))
         axes = self.target_axes(target)
         names = () if axes is None else tuple(n for a in axes for n in a)
         repeated = self.values.get(target.name)
@@ -508,7 +538,8 @@ def _body(
         if not report.errors:
             report.error(
                 "arity" if function.values else "syntax",
-                f"{function.name} declares {len(made.results)} result{'s' * (len(made.results) != 1)}, and its body has {len(function.values)}.",
+                f"{function.name} declares {len(made.results)} result{'s' * (len(made.results) != 1)}, and "
+                f"its body has {len(function.values)}.",
                 function.body_span if not function.values else function.values[0].span,
                 fix="an expression without a semicolon at the end"
                 if not function.values

@@ -81,7 +81,7 @@ class Machine:
         """The factors of a sum of products, which torch contracts without making the product."""
         if node.op != "reduce" or node.data[0] != "sum" or len(node.args) > 1:
             return None
-        above, under = product(node.args[0])
+        above, under = product(next(iter(node.args)))
         if under or sum(1 for a in above if a.coords) < 2 or any(a.dtype != node.dtype for a in above if a.coords):
             return None
         letters = {c for a in above for c in a.coords}
@@ -148,10 +148,8 @@ class Machine:
         wanted = self.dtype(node.dtype)
         elems = [a.dtype for a in node.args]
         if (
-            (node.op == "point"
-            and node.data in ("min", "max", "eq", "ne", "lt", "le", "gt", "ge"))
-            or node.data in _UNARY
-        ):
+            node.op == "point" and node.data in ("min", "max", "eq", "ne", "lt", "le", "gt", "ge")
+        ) or node.data in _UNARY:
             dtype = next((e for e in elems if e not in ("int", "real")), elems[0])
 
             def compared(values: Values) -> Any:
@@ -442,9 +440,10 @@ def _select(condition: Any, chosen: Any, other: Any) -> Any:
 
 def _pointwise(torch: Any) -> Mapping[str, Callable[..., Any]]:
     functional = torch.nn.functional
+    signs: Any = operator
     return {
-        "add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv, "mod": operator.mod,
-        "pow": operator.pow, "neg": operator.neg, "and": operator.and_, "or": operator.or_, "select": _select,
+        "add": signs.add, "sub": signs.sub, "mul": signs.mul, "div": signs.truediv, "mod": signs.mod,
+        "pow": signs.pow, "neg": signs.neg, "and": signs.and_, "or": signs.or_, "select": _select,
         "lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge, "eq": torch.eq, "ne": torch.ne,
         "not": torch.logical_not, "min": torch.minimum, "max": torch.maximum, "exp": torch.exp, "log": torch.log,
         "sqrt": torch.sqrt, "tanh": torch.tanh, "sin": torch.sin, "cos": torch.cos, "abs": torch.abs,

@@ -146,7 +146,8 @@ class Expressions(Accesses):
             sides = [f"left:  {left.dtype} ({self.describe(left)})", f"right: {right.dtype} ({self.describe(right)})"]
             boolean = "bool" in (left.dtype, right.dtype)
             fix = (
-                f"if {self.text(binary.left.span if left.dtype == 'bool' else binary.right.span)} {{ 1 }} else {{ 0 }} for a number"
+                f"if {self.text(binary.left.span if left.dtype == 'bool' else binary.right.span)} {{ 1 }} "
+                f"else {{ 0 }} for a number"
                 if boolean
                 else f"{self.text(binary.right.span)} as {left.dtype}"
             )

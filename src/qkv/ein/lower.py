@@ -22,7 +22,7 @@ from .graph import Node, plain
 from .recognise import OPAQUE, Attention, computed
 
 _SAME = {
-    "add", "sub", "mul", "div", "mod", "pow", "neg", "abs", "min", "max", "lt", "le", "gt", "ge", "eq", "ne", "and", "or",
+    "add", "sub", "mul", "div", "mod", "pow", "neg", "abs", "min", "max", "lt", "le", "gt", "ge", "eq", "ne", "and", "or",  # noqa: E501
     "not", "exp", "log", "sqrt", "tanh", "sigmoid", "erf", "sin", "cos", "floor", "select",
 }  # fmt: skip
 

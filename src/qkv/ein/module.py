@@ -79,7 +79,10 @@ class Callable_:
         self.source = source
         self.bound = dict(bound or {})
         self.__name__ = definition.name
-        self.__doc__ = f"{definition.name}({', '.join(f'{p.name}: {p}' for p in definition.parameters)}) -> {', '.join(map(str, definition.results))}"
+        self.__doc__ = (
+            f"{definition.name}({', '.join(f'{p.name}: {p}' for p in definition.parameters)}) -> "
+            f"{', '.join(map(str, definition.results))}"
+        )
         self._ready: dict[Any, Ready] = {}
         self._names = tuple(p.name for p in definition.parameters)
         self._same = _must_differ(definition)
@@ -124,7 +127,8 @@ class Callable_:
 
         if torch.compiler.is_compiling():
             # torch.compile breaks its graph here and runs the call as it is: plans are chosen by Python.
-            return torch.compiler.disable(self._direct)(*args, **options)
+            apart: Any = torch.compiler.disable  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            return apart(self._direct)(*args, **options)
         return self._direct(*args, **options)
 
     def _direct(self, *args: Any, **options: Any) -> Any:
@@ -217,7 +221,8 @@ class Callable_:
         )
         self._fail(
             "same-tensor",
-            f"one tensor is given for {first.name} and {second.name}, and {self.definition.name} says {pair[0]} # {pair[1]}.",
+            f"one tensor is given for {first.name} and {second.name}, and {self.definition.name} says "
+            f"{pair[0]} # {pair[1]}.",
             sides=(f"{first.name}: {first}", f"{second.name}: {second}"),
             silent="one tensor fits twice, and attends to itself.",
             fix=f"the tensor that has {pair[1]}",
@@ -287,7 +292,8 @@ class Callable_:
         )
         self._fail(
             "same-tensor" if twice and lacking else "call-mismatch",
-            f"{slot.name} of {self.definition.name} {'lacks ' + ', '.join(lacking) if lacking else 'has coordinates too many'}"
+            f"{slot.name} of {self.definition.name} "
+            f"{'lacks ' + ', '.join(lacking) if lacking else 'has coordinates too many'}"
             + (", and is given twice." if twice and lacking else "."),
             sides=(f"wanted: {' '.join(wanted)}", f"given:  {' '.join(f'{n}={s}' for n, s in arg.sizes.items())}"),
             silent="arguments are matched by place; with equal sizes every shape fits.",
@@ -429,7 +435,8 @@ class Callable_:
             size = max(error.seen.values())
             self._fail(
                 "free-coordinate",
-                f"{name} has size {size}, and nothing in {self.definition.name} reduces or returns it: it must have size 1.",
+                f"{name} has size {size}, and nothing in {self.definition.name} reduces or returns it: it "
+                "must have size 1.",
                 sides=sides,
                 silent="a size of 1 is broadcast against any other.",
                 fix=f"sum[{name}](...) or mean[{name}](...) in the definition",

@@ -123,7 +123,7 @@ class Traced(Deferred):
     def __abs__(self) -> Any:
         return self.made(f"abs({self.text})")
 
-    def __bool__(self) -> bool:
+    def __bool__(self) -> bool:  # noqa: PLE0304 - it never returns
         self._refuse("`if`, `and`, `or` or `not`")
 
     def __float__(self) -> float:
@@ -206,14 +206,24 @@ def written(function: Callable[..., Any]) -> str:
     results = cast("tuple[Any, ...]", made) if isinstance(made, tuple) else (made,)
     for each in results:
         if not isinstance(each, Traced):
-            raise TraceError(f"{function.__name__} returns {type(each).__name__}.\n  A function under qkv.fn returns what it computes from its parameters.")
+            raise TraceError(
+                f"{function.__name__} returns {type(each).__name__}.\n  A function under qkv.fn returns "
+                "what it computes from its parameters."
+            )
     said = signature.return_annotation
     types = [_result(said, each) for each in results]
     values = [f"{each.text}" for each in results]
     formals = [n for n in tape.names if not n.startswith("..")]
     result = types[0] if len(types) == 1 else f"({', '.join(types)})"
     value = values[0] if len(values) == 1 else f"({', '.join(values)})"
-    lines = [f"fn {function.__name__}[{', '.join(formals)}](", *(f"    {each}," for each in head), f") -> {result} {{", *tape.lines, f"    {value}", "}"]
+    lines = [
+        f"fn {function.__name__}[{', '.join(formals)}](",
+        *(f"    {each}," for each in head),
+        f") -> {result} {{",
+        *tape.lines,
+        f"    {value}",
+        "}",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -228,7 +238,9 @@ def _result(said: object, made: Traced) -> str:
 
 def _names(text: str) -> tuple[str, ...]:
     text = text.strip("'\"")
-    return tuple(f"..{axis.names[0].removeprefix('..')}" if axis.rest else axis.names[0] for axis in parse_tensor(text).axes)
+    return tuple(
+        f"..{axis.names[0].removeprefix('..')}" if axis.rest else axis.names[0] for axis in parse_tensor(text).axes
+    )
 
 
 def _annotation(function: Callable[..., Any], name: str, annotation: Any) -> tuple[str, ...] | None:
@@ -242,7 +254,7 @@ def _annotation(function: Callable[..., Any], name: str, annotation: Any) -> tup
     if annotation is float:
         return None
     raise TraceError(
-        f'{name} of {function.__name__} has no coordinates.\n  Annotate it: {name}: "..b head seq_q d", or float for a number.'
+        f'{name} of {function.__name__} has no coordinates.\n  Annotate it: {name}: "..b head seq_q d", or float for a number.'  # noqa: E501
     )
 
 
@@ -250,7 +262,7 @@ def fn(function: Callable[..., Any]) -> Callable_:
     """The function, traced once, checked and fused as a text in Einlang is; called with plain or Named tensors.
 
     Parameters are annotated with their coordinates (``Q: "..b head seq_q d"``) or ``float``; the body is Named
-    arithmetic: ``qkv.sum("d", Q * K)``, ``qkv.softmax("seq_k", s)``, ``qkv.where``, ``Q.size("d")``, ``Q.index("seq_q")``.
+    arithmetic: ``qkv.sum("d", Q * K)``, ``qkv.softmax("seq_k", s)``, ``qkv.where``, ``Q.size("d")``, ``Q.index("seq_q")``.  # noqa: E501
     Raises ``EinError`` for mistakes, with the line that the body was written out to, and ``TraceError`` for what cannot
     be traced.
 
@@ -267,4 +279,3 @@ def fn(function: Callable[..., Any]) -> Callable_:
     made = module[function.__name__]
     made.__doc__ = function.__doc__ or made.__doc__
     return made
-

@@ -86,7 +86,8 @@ class Roles(Calls):
         if keys <= summed and not keys & carried:
             self.wrong(
                 softmax,
-                f"the values do not have {over}, over which softmax runs: the key is summed away before it meets a value.",
+                f"the values do not have {over}, over which softmax runs: the key is summed away before it "
+                "meets a value.",
                 sides,
                 f"values with {over}: write {over} where they have another sequence",
             )

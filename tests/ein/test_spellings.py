@@ -199,10 +199,18 @@ def test_documents() -> None:
 
 
 def test_groups_by_an_omitted_coordinate_and_merged_heads() -> None:
-    apart = """fn f[h, g, q, k, d](Q: [float; ..b, h, g, q, d], K: [float; ..b, h, k, d], V: [float; ..b, h, k, d]) -> [float; ..b, h, g, q, d] {  # noqa: E501  # noqa: E501
+    apart = """fn f[h, g, q, k, d](
+            Q: [float; ..b, h, g, q, d],
+            K: [float; ..b, h, k, d],
+            V: [float; ..b, h, k, d],
+            ) -> [float; ..b, h, g, q, d] {  # noqa: E501
         sum[k](softmax[k](sum[d](Q[..b, h, g, q, d] * K[..b, h, k, d]) / d ** 0.5) * V[..b, h, k, d])
     }"""
-    merged = """fn f[h, g, q, k, d](Q: [float; ..b, q, (h, g, d)], K: [float; ..b, k, (h, d)], V: [float; ..b, k, (h, d)]) -> [float; ..b, q, (h, g, d)] {  # noqa: E501  # noqa: E501
+    merged = """fn f[h, g, q, k, d](
+            Q: [float; ..b, q, (h, g, d)],
+            K: [float; ..b, k, (h, d)],
+            V: [float; ..b, k, (h, d)],
+            ) -> [float; ..b, q, (h, g, d)] {  # noqa: E501
         sum[k](softmax[k](sum[d](Q[..b, q, (h, g, d)] * K[..b, k, (h, d)]) / d ** 0.5) * V[..b, k, (h, d)])
     }"""
     q, k, v = torch.randn(2, 3, 2, 6, 4), torch.randn(2, 3, 6, 4), torch.randn(2, 3, 6, 4)
@@ -233,7 +241,14 @@ def test_linear_attention_is_recognised_as_linear() -> None:
 
 def test_differential_attention_is_two_fused_ones() -> None:
     f = qkv.ein.source(
-        """fn f[q, k, d, e](Q1: [float; ..b, q, d], Q2: [float; ..b, q, d], K1: [float; ..b, k, d], K2: [float; ..b, k, d], V: [float; ..b, k, e], lam: float) -> [float; ..b, q, e] {  # noqa: E501
+        """fn f[q, k, d, e](
+            Q1: [float; ..b, q, d],
+            Q2: [float; ..b, q, d],
+            K1: [float; ..b, k, d],
+            K2: [float; ..b, k, d],
+            V: [float; ..b, k, e],
+            lam: float,
+            ) -> [float; ..b, q, e] {
             let a[..b, q, k] = softmax[k](sum[d](Q1[..b, q, d] * K1[..b, k, d]) / d ** 0.5);
             let c[..b, q, k] = softmax[k](sum[d](Q2[..b, q, d] * K2[..b, k, d]) / d ** 0.5);
             sum[k]((a[..b, q, k] - lam * c[..b, q, k]) * V[..b, k, e])

@@ -203,14 +203,14 @@ def test_groups_by_an_omitted_coordinate_and_merged_heads() -> None:
             Q: [float; ..b, h, g, q, d],
             K: [float; ..b, h, k, d],
             V: [float; ..b, h, k, d],
-            ) -> [float; ..b, h, g, q, d] {  # noqa: E501
+            ) -> [float; ..b, h, g, q, d] {
         sum[k](softmax[k](sum[d](Q[..b, h, g, q, d] * K[..b, h, k, d]) / d ** 0.5) * V[..b, h, k, d])
     }"""
     merged = """fn f[h, g, q, k, d](
             Q: [float; ..b, q, (h, g, d)],
             K: [float; ..b, k, (h, d)],
             V: [float; ..b, k, (h, d)],
-            ) -> [float; ..b, q, (h, g, d)] {  # noqa: E501
+            ) -> [float; ..b, q, (h, g, d)] {
         sum[k](softmax[k](sum[d](Q[..b, q, (h, g, d)] * K[..b, k, (h, d)]) / d ** 0.5) * V[..b, k, (h, d)])
     }"""
     q, k, v = torch.randn(2, 3, 2, 6, 4), torch.randn(2, 3, 6, 4), torch.randn(2, 3, 6, 4)

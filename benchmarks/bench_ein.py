@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from harness import Bench, benchmark
 
 import qkv
+from harness import Bench, benchmark
 
-DEFINITION = """fn attention_{n}[h, q, k, d](Q: [f32; h, q, d], K: [f32; h, k, d], V: [f32; h, k, d]) -> [f32; h, q, d] {{
+DEFINITION = """fn attention_{n}[h, q, k, d](Q: [f32; h, q, d], K: [f32; h, k, d], V: [f32; h, k, d]) ->
+    [f32; h, q, d] {{
     let s[h, q, k] = sum[d](Q[h, q, d] * K[h, k, d]) / size[d] ** 0.5;
     let t[h, q, k] = if k <= q && q - k < 128 {{ s[h, q, k] }} else {{ -inf }};
     let w[h, q, k] = softmax[k](t[h, q, k]);
@@ -26,7 +27,8 @@ def check(bench: Bench) -> None:
     """Time in the number of lines."""
     texts = {lines: "".join(DEFINITION.format(n=n) for n in range(lines // 6 + 1)) for lines in (50, 500, 10_000)}
     bench.compare(
-        {f"{lines} lines": lambda text=text: qkv.ein.check(text) for lines, text in texts.items()}, shapes="definitions of six lines"
+        {f"{lines} lines": lambda text=text: qkv.ein.check(text) for lines, text in texts.items()},
+        shapes="definitions of six lines",
     )
 
 

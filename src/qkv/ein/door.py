@@ -108,7 +108,8 @@ def trial(function: Callable_, sizes: Mapping[str, int] | None = None, *, seed: 
 
 @lru_cache(maxsize=32)
 def std(name: str) -> Module:
-    """A file of the standard library: ``qkv.ein.std("attention").causal(Q, K, V)``. Raises ``EinError`` for no such file.  # noqa: E501
+    """A file of the standard library: ``qkv.ein.std("attention").causal(Q, K, V)``. Raises ``EinError`` for no such
+    file.
 
     >>> import qkv
     >>> list(qkv.ein.std("latent"))

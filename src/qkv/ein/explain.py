@@ -110,8 +110,8 @@ def _plans(function: Callable_, sizes: Mapping[str, int]) -> tuple[list[Any], st
 
 
 def audit(function: Callable_) -> dict[str, Any]:
-    """Which coordinate each softmax normalises, which tells queries from keys, which groups heads, what each gradient is
-    summed over, and which coordinate each concat joins.
+    """Which coordinate each softmax normalises, which tells queries from keys, which groups heads, what each gradient
+    is summed over, and which coordinate each concat joins.
 
     >>> import qkv
     >>> qkv.ein.audit(qkv.ein.std("attention").multi_query)["softmax"]

@@ -262,7 +262,8 @@ def fn(function: Callable[..., Any]) -> Callable_:
     """The function, traced once, checked and fused as a text in Einlang is; called with plain or Named tensors.
 
     Parameters are annotated with their coordinates (``Q: "..b head seq_q d"``) or ``float``; the body is Named
-    arithmetic: ``qkv.sum("d", Q * K)``, ``qkv.softmax("seq_k", s)``, ``qkv.where``, ``Q.size("d")``, ``Q.index("seq_q")``.  # noqa: E501
+    arithmetic: ``qkv.sum("d", Q * K)``, ``qkv.softmax("seq_k", s)``, ``qkv.where``, ``Q.size("d")``,
+    ``Q.index("seq_q")``.
     Raises ``EinError`` for mistakes, with the line that the body was written out to, and ``TraceError`` for what cannot
     be traced.
 

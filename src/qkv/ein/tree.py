@@ -25,7 +25,7 @@ class AxisRest(NamedTuple):
 
 
 class AxisGroup(NamedTuple):
-    """A merged axis: ``(head, d)``, major to minor. ``ordered`` is False for spellings that do not say which is major."""
+    """A merged axis: ``(head, d)``, major to minor. ``ordered`` is False where nothing says which is major."""
 
     names: tuple[str, ...]
     spans: tuple[Span, ...]
@@ -137,7 +137,7 @@ class SizeOf(NamedTuple):
 
 
 class Reduce(NamedTuple):
-    """``sum[k](x where condition)``; also softmax and its kin, cumsum and ``only``. ``given``: ``as given`` was written."""
+    """``sum[k](x where condition)``; also softmax and its kin, cumsum, ``only``. ``given``: ``as given`` is written."""
 
     operator: str
     operator_span: Span

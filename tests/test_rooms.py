@@ -25,7 +25,7 @@ ROOMS: dict[str, set[str]] = {
     "terms": {"coords"},
     "spec": {"coords", "terms"},
     "words": {"coords", "terms"},
-    "face": {"coords", "terms", "spec", "words", "mechanisms", "size", "plan", "run", "core"},
+    "face": {"coords", "terms", "spec", "words", "ein", "mechanisms", "size", "plan", "run", "core"},
     "ein": {"coords", "terms", "spec"},
     "mechanisms": {"coords", "terms", "spec"},
     "size": {"coords", "terms", "spec", "mechanisms", "core"},

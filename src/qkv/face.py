@@ -23,9 +23,11 @@ from .coords.typed import T as T
 from .core import compiler as compiler
 from .core import cpu_features as cpu_features
 from .core import cpu_target as cpu_target
+from .ein.python import fn as fn
 from .errors import CoordinateError as CoordinateError
 from .errors import DeviceError as DeviceError
 from .errors import DtypeError as DtypeError
+from .errors import EinError as EinError
 from .errors import InternalError as InternalError
 from .errors import LimitError as LimitError
 from .errors import ModelError as ModelError
@@ -97,6 +99,7 @@ __all__ = [
     "CoordinateError",
     "DeviceError",
     "DtypeError",
+    "EinError",
     "InternalError",
     "Keep",
     "LimitError",
@@ -147,6 +150,7 @@ __all__ = [
     "exp",
     "first",
     "floor",
+    "fn",
     "index",
     "keep",
     "linear",

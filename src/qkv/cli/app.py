@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .ein import app as ein
 from .fit import fit
 from .flops import flops
 from .generate import generate
@@ -30,6 +31,7 @@ app.command()(size)
 app.command()(fit)
 app.command()(recommend)
 app.command()(flops)
+app.add_typer(ein, name="ein")
 
 
 def qkv_version() -> str:

@@ -56,6 +56,7 @@ RAISED: dict[type[qkv.QkvError], tuple[Call, type[Exception]]] = {
     qkv.Refused: (_refused, RuntimeError),
     qkv.TargetError: (_target, ValueError),
     qkv.ModelError: (_load, RuntimeError),
+    qkv.EinError: (lambda: qkv.ein.source("fn f("), ValueError),
     qkv.LimitError: (lambda: qkv.Spec("b " * 5000), ValueError),
     qkv.InternalError: (_taken_apart, RuntimeError),
 }

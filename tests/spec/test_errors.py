@@ -49,6 +49,7 @@ RAISED: dict[type[qkv.QkvError], tuple[Call, type[Exception]]] = {
     qkv.PositionError: (lambda: qkv.attention(Q, K, K, keep=qkv.causal()), ValueError),
     qkv.TraceError: (lambda: qkv.keep(lambda i, j: j if i else j > 0), TypeError),
     qkv.Refused: (_refused, RuntimeError),
+    qkv.EinError: (lambda: qkv.ein.source("fn f("), ValueError),
     qkv.ModelError: (_load, RuntimeError),
     qkv.LimitError: (lambda: qkv.Spec("b " * 5000), ValueError),
     qkv.InternalError: (_taken_apart, RuntimeError),

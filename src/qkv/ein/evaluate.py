@@ -307,13 +307,13 @@ class Machine:
             seen = self.aligned(mask, coords)
             sizes = [self.size(c) for c in coords]
             count = lambda values: seen(self.tensor(values[id(mask)], "bool")).expand(sizes).sum(dims).clamp(min=1)  # noqa: E731
-        function = _reductions(self.torch)[kind]
+        function = None if kind == "prod" else _reductions(self.torch)[kind]
 
         def run(values: Values) -> Any:
             x = operand(values)
             if count is not None:
                 return x.sum(dims) / count(values)
-            if kind == "prod":
+            if function is None:  # torch multiplies along one axis at a time
                 for dim in sorted(dims, reverse=True):
                     x = x.prod(dim)
                 return x

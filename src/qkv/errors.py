@@ -14,6 +14,7 @@
     ├── TraceError        (TypeError)    a function of coordinates does something that cannot be recorded
     ├── Refused           (RuntimeError) a strategy that was asked for cannot run this call
     ├── TargetError       (ValueError)   QKV_CPU_TARGET names an instruction set that cannot be used here
+    ├── EinError          (ValueError)   a text in Einlang, or a call of what it defines, has mistakes
     ├── ModelError        (RuntimeError) a model file or a model cannot be used
     ├── LimitError        (ValueError)   an input is larger than a limit of ``qkv.limits``
     └── InternalError     (RuntimeError) a fault of qkv's own; please report it
@@ -25,6 +26,7 @@ names a mistake of the caller's; the built-in class behind it lets general handl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class QkvError(Exception):
@@ -103,6 +105,23 @@ class TargetError(QkvError, ValueError):
     """
 
 
+class EinError(QkvError, ValueError):
+    """A text in Einlang, or a call of a function that one defines, has mistakes.
+
+    ``diagnostics`` holds each of them as data: code, message, file, line, column, both sides, and what to write.
+    ``qkv.ein.source("fn f(")``
+    """
+
+    def __init__(self, message: str, *, diagnostics: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.diagnostics = tuple(dict(each) for each in diagnostics)
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """The code of each mistake, in the order of the text."""
+        return tuple(str(each["code"]) for each in self.diagnostics)
+
+
 class ModelError(QkvError, RuntimeError):
     """A model file or a loaded model cannot be used: missing, truncated, or of an architecture that does not route."""
 
@@ -128,6 +147,7 @@ for _kind in (
     TraceError,
     Refused,
     TargetError,
+    EinError,
     ModelError,
     LimitError,
     InternalError,

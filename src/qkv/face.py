@@ -1,6 +1,7 @@
 """Every public name, from the room that defines it. ``qkv`` itself loads this module when a name is first asked for."""
 
 from . import mechanisms as mechanisms
+from . import size as size
 from .coords import Pattern as Pattern
 from .coords.concat import concat as concat
 from .coords.functions import all as all
@@ -22,9 +23,11 @@ from .coords.typed import T as T
 from .core import compiler as compiler
 from .core import cpu_features as cpu_features
 from .core import cpu_target as cpu_target
+from .ein.python import fn as fn
 from .errors import CoordinateError as CoordinateError
 from .errors import DeviceError as DeviceError
 from .errors import DtypeError as DtypeError
+from .errors import EinError as EinError
 from .errors import InternalError as InternalError
 from .errors import LimitError as LimitError
 from .errors import ModelError as ModelError
@@ -96,6 +99,7 @@ __all__ = [
     "CoordinateError",
     "DeviceError",
     "DtypeError",
+    "EinError",
     "InternalError",
     "Keep",
     "LimitError",
@@ -146,6 +150,7 @@ __all__ = [
     "exp",
     "first",
     "floor",
+    "fn",
     "index",
     "keep",
     "linear",
@@ -171,6 +176,7 @@ __all__ = [
     "shaw",
     "sigmoid",
     "sin",
+    "size",
     "size_of",
     "softcap",
     "softmax",

@@ -19,9 +19,13 @@ def test_help_lists_the_commands() -> None:
     found = CliRunner().invoke(app, ["--help"])
     assert found.exit_code == 0
     for line in (
-        "table     Show fifteen attention mechanisms on one five-token example.",
-        "generate  Write text with a language model, its attention computed by qkv.",
-        "info      Show versions, strategies and processor features.",
+        "table      Show fifteen attention mechanisms on one five-token example.",
+        "generate   Write text with a language model whose attention qkv computes.",
+        "info       Show versions, strategies and processor features.",
+        "size       Show the bytes of caches, by kind of layer and in all.",
+        "fit        Show the largest context or batch whose cache fits a memory.",
+        "recommend  Recommend mechanisms for a use and constraints.",
+        "flops      Show the FLOPs and bytes of a model's attention.",
     ):
         assert line in found.stdout
 

@@ -7,8 +7,13 @@ from typing import Annotated
 
 import typer
 
+from .ein import app as ein
+from .fit import fit
+from .flops import flops
 from .generate import generate
 from .info import info
+from .recommend import recommend
+from .size import size
 from .table import table
 
 app = typer.Typer(
@@ -22,6 +27,11 @@ app = typer.Typer(
 app.command()(table)
 app.command()(generate)
 app.command()(info)
+app.command()(size)
+app.command()(fit)
+app.command()(recommend)
+app.command()(flops)
+app.add_typer(ein, name="ein")
 
 
 def qkv_version() -> str:

@@ -41,7 +41,7 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Write at most so many tokens.")] = 128,
     as_json: Annotated[bool, typer.Option("--json", help="Print text, tokens and speeds as JSON.")] = False,
 ) -> None:
-    """Write text with a language model, its attention computed by qkv.
+    """Write text with a language model whose attention qkv computes.
 
     The most likely token at each step, so that the same prompt gives the same text. With --compare the exit status is 1
     when the tokens differ.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from qkv.coords.align import check_devices, disagree
 from qkv.coords.arithmetic import nameless
-from qkv.coords.named import Named
+from qkv.coords.named import Deferred, Named
 from qkv.coords.text import did_you_mean, quoted, sized
 from qkv.errors import CoordinateError
 
@@ -28,6 +28,9 @@ def concat(*tensors: Named | Sequence[Named], axis: str) -> Named:
     import torch
 
     operands = _flat(tensors, axis)
+    for each in operands:
+        if isinstance(each, Deferred):
+            return each.joined(operands, axis)
     labels = [f"operand {n}" for n in range(1, len(operands) + 1)]
     joined = [_joined(operands, n, axis) for n in range(len(operands))]
     renamed = [each if name == axis else each.rename({name: axis}) for each, name in zip(operands, joined, strict=True)]

@@ -36,6 +36,20 @@ class Named(Arithmetic, Reductions, Layout):
         return where(condition, self, other)
 
 
+class Deferred(Named):
+    """A named value that is not there yet: what it stands for is recorded, and every operation is its own."""
+
+    __slots__ = ()
+
+    def choose(self, condition: Any, then: Any, otherwise: Any) -> Any:
+        """What ``where`` makes of it."""
+        raise NotImplementedError
+
+    def joined(self, operands: Any, axis: str) -> Any:
+        """What ``concat`` makes of it."""
+        raise NotImplementedError
+
+
 def where(condition: Named, then: Operand, otherwise: Operand) -> Named:
     """``then`` where the condition holds, ``otherwise`` elsewhere; all three meet by name.
 
@@ -44,6 +58,9 @@ def where(condition: Named, then: Operand, otherwise: Operand) -> Named:
     """
     import torch
 
+    for operand in (condition, then, otherwise):
+        if isinstance(operand, Deferred):
+            return operand.choose(condition, then, otherwise)
     if not isinstance(condition, Named):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not all type checked
         raise nameless(condition, "where") or CoordinateError(
             f"the condition of where is {condition!r:.80}, and a named truth tensor is expected.\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import torch
 
 from ..coords import Named
 from ..errors import SpecError
-from ..plan import Plan, Request, choose, find, forced
+from ..plan import Plan, Request, choose, find, forced, strategy
 from ..spec import DEFAULT_PATTERN, WANTS, Spec, hang
 from ..terms.weights import Linear, Sigmoid
 from ..terms.worded import found
@@ -192,6 +193,10 @@ class Door:
             q, k, v = given["q"], given["k"], given["v"]
         prepared, want, share = _prepared(spec, q, k, v, options)
         return _plan(prepared, spec, q, k, v, options, want, share)
+
+    def forced(self, name: str) -> AbstractContextManager[None]:
+        """A block in which every call runs by the strategy, as ``qkv.strategy``."""
+        return strategy(name)
 
 
 def _traced_result(spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any]) -> Result:

@@ -7,7 +7,9 @@ room hangs in here; a spec itself knows no tensor but the captured ones.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -45,6 +47,8 @@ class Door(Protocol):
 
     def plan(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Any: ...
 
+    def forced(self, name: str) -> AbstractContextManager[None]: ...
+
 
 _doors: list[Door] = []
 
@@ -56,6 +60,9 @@ def hang(door: Door) -> None:
 
 def door() -> Door:
     """The door that was hung. Raises ``InternalError`` when the package was taken apart."""
+    if not _doors and "qkv" in sys.modules:
+        # A room that was loaded on its own: asking the package for a name of its face loads the rooms that run specs.
+        getattr(sys.modules["qkv"], "Spec", None)
     if not _doors:
         raise InternalError("nothing runs specs: import qkv, not a part of it")
     return _doors[0]

@@ -1,0 +1,229 @@
+"""What a definition is, in words: its contract, its graph, what was fused and what not, its audit, its gradients.
+
+Reads graphs and prints them; the plan itself is asked through specs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .graph import Definition, Node, factors, plain, walk
+from .inline import write_out
+from .module import Callable_
+from .recognise import recognise
+
+
+def contract(definition: Definition) -> list[str]:
+    """The lines of a function's contract about sizes, calls put in."""
+    flat = write_out(definition, dict.fromkeys(definition.rests, 1))
+    lines = [str(c) for c in flat.constraints]
+    lines += [f"{name} = {size}" for name, size in definition.fixed.items()]
+    lines += [f"{a} # {b}" for a, b, _ in definition.differ]
+    return [line for line in dict.fromkeys(lines) if len(set(line.split(" = "))) > 1 or " = " not in line]
+
+
+def text_of(node: Node, names: Mapping[int, str]) -> str:
+    """One node as a line."""
+    args = ", ".join(names.get(id(a), _short(a)) for a in node.args[:3])
+    data = "" if node.data is None else _data(node)
+    kind = node.data if node.op == "point" else node.op
+    return f"{kind}{data}({args})"
+
+
+def _data(node: Node) -> str:
+    match node.op:
+        case "reduce" | "softmax":
+            return f" {node.data[0]}[{', '.join(map(plain, node.data[1]))}]"
+        case "rename":
+            return f"[{', '.join(f'{plain(a)} as {plain(b)}' for a, b in node.data)}]"
+        case "attention":
+            return f"[key {', '.join(map(plain, node.data.key))}; feature {', '.join(map(plain, node.data.features))}]"
+        case "split" | "merge" | "concat":
+            return f"[{plain(node.data[0])}: {', '.join(map(plain, node.data[1]))}]"
+        case "cumsum" | "gather":
+            return f"[{plain(node.data)}]"
+        case _:
+            return ""
+
+
+def _short(node: Node) -> str:
+    return (
+        str(node.data)
+        if node.op in ("number", "parameter", "index")
+        else f"size[{plain(node.data)}]"
+        if node.op == "size"
+        else "..."
+    )
+
+
+def explain(function: Callable_, sizes: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """Contract, graph, attention with its plans, and what was left with the reason, as data.
+
+    Plans are made for ``sizes``, 64 for each coordinate that it does not name (2 for each of a rest), on the CPU.
+    """
+    definition = function.definition
+    flat = write_out(definition, dict.fromkeys(definition.rests, 1), "f32")
+    found = recognise(flat.outputs)
+    names: dict[int, str] = {}
+    graph: list[str] = []
+    for node in walk(*found.outputs):
+        if node.op in ("number", "size", "index", "parameter"):
+            continue
+        names[id(node)] = f"v{len(names)}"
+        graph.append(f"{names[id(node)]}[{', '.join(map(plain, node.coords))}] = {text_of(node, names)}")
+    plans, why = _plans(function, sizes or {})
+    attentions = [
+        {
+            "key": [plain(c) for c in node.data.key],
+            "query": [plain(c) for c in node.data.rows if c not in node.data.shared],
+            "shared": [plain(c) for c in node.data.shared],
+            "feature": [plain(c) for c in node.data.features],
+            "masks": len(node.data.keep),
+            "weights": "linear" if node.data.linear else "softmax",
+            "plan": str(plans[n]) if n < len(plans) else why,
+        }
+        for n, node in enumerate(found.attentions)
+    ]
+    return {
+        "name": definition.name,
+        "signature": function.__doc__,
+        "contract": contract(definition),
+        "graph": graph,
+        "attention": attentions,
+        "left": [{"what": function.source.text[slice(*n.span)][:80], "reason": reason} for n, reason in found.left],
+    }
+
+
+def _plans(function: Callable_, sizes: Mapping[str, int]) -> tuple[list[Any], str]:
+    """The plans for tensors of such sizes; where they do not fit together, the reason."""
+    from ..errors import QkvError
+    from .sample import arguments
+
+    args, extra = arguments(
+        function.definition, {**dict.fromkeys(function.definition.formals, 64), **function.definition.fixed, **sizes}, 0
+    )
+    try:
+        return function.plan(*args, **extra), ""
+    except QkvError as error:
+        return [], str(error).splitlines()[0]
+
+
+def audit(function: Callable_) -> dict[str, Any]:
+    """Which coordinate each softmax normalises, which tells queries from keys, which groups heads, what each gradient
+    is summed over, and which coordinate each concat joins.
+
+    >>> import qkv
+    >>> qkv.ein.audit(qkv.ein.std("attention").multi_query)["softmax"]
+    [['k']]
+    """
+    definition = function.definition
+    flat = write_out(definition, dict.fromkeys(definition.rests, 1))
+    nodes = list(walk(*flat.outputs))
+    found = recognise(flat.outputs)
+    uses: dict[str, set[str]] = {}
+    everything = [plain(c) for o in flat.outputs for c in o.coords]
+    for node in nodes:
+        if node.op == "reduce" and node.data[0] == "sum":
+            parts = [p for p in factors(node.args[0]) if p.coords]
+            for part in parts:
+                for leaf in walk(part):
+                    if leaf.op == "parameter":
+                        uses.setdefault(leaf.data, set()).update(c for p in parts for c in p.coords)
+    return {
+        "name": definition.name,
+        "softmax": [[plain(c) for c in n.data[1]] for n in nodes if n.op == "softmax"],
+        "attention": [
+            {
+                "key": [plain(c) for c in n.data.key],
+                "query": [plain(c) for c in n.data.rows if c not in n.data.shared and c in n.args[0].coords],
+                "feature": [plain(c) for c in n.data.features],
+                "shared": [plain(c) for c in n.data.shared],
+                "groups": [plain(c) for c in n.data.rows if c not in n.data.shared and not _ordered(n, c)],
+            }
+            for n in found.attentions
+        ],
+        "gradients": {
+            name: sorted({plain(c) for c in (*coords, *everything)} - {plain(c) for c in flat.parameters[name].coords})
+            for name, coords in uses.items()
+        },
+        "concat": [
+            {"into": plain(n.data[0]), "from": [plain(c) for c in n.data[1]]} for n in nodes if n.op == "concat"
+        ],
+    }
+
+
+def _ordered(node: Node, name: str) -> bool:
+    """Whether a query coordinate is a sequence: a mask or a bias compares it with the key, or it stands alone."""
+    alone = [c for c in node.data.rows if c not in node.data.shared]
+    if len(alone) == 1:
+        return True
+    compared = {n.data for part in (node.data.score, *node.data.keep) for n in walk(part) if n.op == "index"}
+    return name in compared if compared else name == alone[-1]
+
+
+def gradients(function: Callable_) -> list[str]:
+    """Each gradient of a contraction as Einlang: the cotangent times the other operands, every coordinate dropped that
+    the operand lacks. A line of comment says which values are no contraction.
+    """
+    definition = function.definition
+    lines: list[str] = []
+    for name, node in definition.lets.items():
+        if node.op == "parameter":
+            continue
+        lines += _gradient(name, node)
+    for n, node in enumerate(definition.outputs):
+        lines += _gradient("out" if len(definition.outputs) == 1 else f"out{n + 1}", node)
+    return lines
+
+
+def _gradient(name: str, node: Node) -> list[str]:
+    if node.op == "reduce" and node.data[0] == "sum" and len(node.args) == 1:
+        operands = [f for f in factors(node.args[0]) if f.coords]
+    elif node.op == "point" and node.data == "mul":
+        operands = [f for f in factors(node) if f.coords]
+    else:
+        return [f"// {name}: {node.data if node.op == 'point' else node.op} is no contraction"]
+    shown = [
+        o.data if o.op == "parameter" else (o.name.split("[")[0] or f"{name}_{n + 1}") for n, o in enumerate(operands)
+    ]
+    cotangent = f"d_{name}[{', '.join(node.coords)}]"
+    lines: list[str] = []
+    for n, operand in enumerate(operands):
+        others = [f"{shown[m]}[{', '.join(o.coords)}]" for m, o in enumerate(operands) if m != n]
+        have = dict.fromkeys([*node.coords, *(c for m, o in enumerate(operands) if m != n for c in o.coords)])
+        dropped = [c for c in have if c not in operand.coords]
+        body = " * ".join([cotangent, *others])
+        value = f"sum[{', '.join(dropped)}]({body})" if dropped else body
+        lines.append(f"let d_{shown[n]}[{', '.join(operand.coords)}] = {value};")
+    return lines
+
+
+def stub(checked_module: Any, name: str) -> str:
+    """The types of a module as a ``.pyi`` file."""
+    lines = [
+        f'"""What {name} defines. Written by `qkv ein stub`."""',
+        "",
+        "from typing import Any",
+        "",
+        "from torch import Tensor",
+        "",
+    ]
+    for function in (checked_module[n] for n in checked_module):
+        definition = function.definition
+        params = [f"{p.name}: {_python(p.elem, p.axes is None)}" for p in definition.parameters]
+        results = ["Tensor"] * len(definition.results)
+        result = results[0] if len(results) == 1 else f"tuple[{', '.join(results)}]"
+        lines += [
+            "",
+            f"def {definition.name}({', '.join([*params, '**coordinates: Any'])}) -> {result}:",
+            f'    """{function.__doc__}"""',
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _python(elem: str, scalar: bool) -> str:
+    if not scalar:
+        return "Tensor"
+    return "bool" if elem == "bool" else "int | Tensor" if elem in ("i32", "i64") else "float | Tensor"

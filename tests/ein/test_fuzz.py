@@ -1,0 +1,171 @@
+"""No text crashes or hangs the lexer, the parser, the checker or the formatter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import qkv
+from qkv import limits
+
+PROGRAMS = (Path(__file__).with_name("golden") / "valid.txt").read_text(encoding="utf-8").strip().split("\n\n----\n")
+WORDS = [
+    "fn",
+    "let",
+    "use",
+    "if",
+    "else",
+    "as",
+    "where",
+    "true",
+    "false",
+    "inf",
+    "in",
+    "X",
+    "Y",
+    "f",
+    "q",
+    "k",
+    "c",
+    "..b",
+    "[",
+    "]",
+    "(",
+    ")",
+    "{",
+    "}",
+    ",",
+    ";",
+    ":",
+    "::",
+    "#",
+    "+",
+    "-",
+    "*",
+    "/",
+    "%",
+    "**",
+    "<",
+    "<=",
+    "==",
+    "!=",
+    "&&",
+    "||",
+    "!",
+    "->",
+    "=",
+    "..",
+    "0",
+    "1",
+    "2.5",
+    "1e9",
+    "f32",
+    "bool",
+    "i64",
+    "sum",
+    "softmax",
+    "max",
+    "concat",
+    "only",
+    "size",
+    "given",
+    "strategy",
+    "std",
+    "exp",
+    "//",
+    "\n",
+]
+
+
+def harmless(text: str) -> None:
+    """Checks, and formats what can be read; only the errors that are meant may be raised."""
+    found = qkv.ein.check(text)
+    assert all(d["code"] and d["message"] for d in found)
+    for shown in qkv.ein.report(text).split("\n\n") if found else []:
+        assert len(shown.splitlines()) <= 8
+    try:
+        once = qkv.ein.fmt(text)
+    except qkv.EinError:
+        return
+    assert qkv.ein.fmt(once) == once
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=200))
+def test_any_text(text: str) -> None:
+    harmless(text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(WORDS), max_size=60).map(" ".join))
+def test_any_words(text: str) -> None:
+    harmless(text)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(PROGRAMS), st.data())
+def test_a_program_with_words_changed(text: str, data: st.DataObject) -> None:
+    words = (
+        text.replace("[", " [ ")
+        .replace("]", " ] ")
+        .replace(",", " , ")
+        .replace("(", " ( ")
+        .replace(")", " ) ")
+        .split(" ")
+    )
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(words) - 1))
+        words[at : at + data.draw(st.integers(0, 2))] = data.draw(
+            st.lists(st.sampled_from([*WORDS, *words[:20]]), max_size=2)
+        )
+    harmless(" ".join(words))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_in_a_file(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.mktemp("bytes") / "x.ein"
+    path.write_bytes(data)
+    try:
+        qkv.ein.load(path)
+    except qkv.EinError as error:
+        assert str(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "fn f[q](X: [f32; q]) -> [f32; q] { " + "(" * 5000 + "X" + ")" * 5000 + " }",
+        "fn f[q](X: [f32; q]) -> [f32; q] { " + "-" * 5000 + "X }",
+        "fn f[q](X: [f32; q]) -> [f32; q] { " + " + ".join(["X"] * 5000) + " }",
+        "fn f[q](X: [f32; q]) -> [f32; q] { " + "if q > 0 { " * 5000,
+        "fn f[q](X: [f32; q]) -> [f32; q] { X" + " as f32" * 5000 + " }",
+        "fn f[q](X: [f32; q]) -> [f32; q] { " + "X ** " * 5000 + "X }",
+        "let " * 5000,
+        "fn f[" + ", ".join(f"q{n}" for n in range(5000)) + "](",
+        "a" * 100_000,
+        "[" * 20_000,
+    ],
+    ids=range(10),
+)
+def test_hostile_shapes_are_refused_with_a_message(text: str) -> None:
+    assert any(d["severity"] == "error" for d in qkv.ein.check(text))
+
+
+def test_a_text_too_long_is_refused() -> None:
+    found = qkv.ein.check(" " * (limits.EIN_CHARACTERS + 1))
+    assert [d["code"] for d in found] == ["limit"]
+
+
+def test_calls_that_double_are_refused() -> None:
+    text = "fn f0[q](x: [f32; q]) -> [f32; q] { exp(x) }\n"
+    for n in range(1, 24):
+        text += f"fn f{n}[q](x: [f32; q]) -> [f32; q] {{ f{n - 1}[q](f{n - 1}[q](x) * {n}) }}\n"
+    f = qkv.ein.source(text)["f23"]
+    import torch
+
+    with pytest.raises(qkv.LimitError, match="written out"):
+        f(torch.ones(2))

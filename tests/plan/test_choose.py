@@ -149,7 +149,7 @@ def test_unknown() -> None:
         pass
     assert str(caught.value).split("\n") == [
         'strategy "fast" is not known.',
-        "  Known: reference, chunked, sdpa, linear.",
+        "  Known: reference, chunked, cpu, sdpa, linear.",
     ]
 
 

@@ -76,7 +76,9 @@ def test_what_it_refuses(case: str) -> None:
     options = {"seed": 3, **options} if "dropout" in options else options
     result = spec.run(*tensors, **options)
     assert result.plan.strategy == "cpu"
-    assert reason in result.plan.refused["sdpa"]
+    told = result.plan.refused["sdpa"]
+    # nobody looks at the values while a strategy is cheaper that does not need them finite
+    assert reason in told or ("NaN" in reason and told.endswith(" x the time of cpu"))
     with qkv.strategy("reference"):
         expected = spec.run(*tensors, **options).output
     torch.testing.assert_close(result.output, expected, equal_nan=True)

@@ -80,18 +80,19 @@ def attention(
     >>> qkv.attention(q, k, v, "b (h g) i d, b h j d, b h j e -> b (h g) i e", keep=qkv.causal()).shape
     torch.Size([1, 8, 5, 16])
     """
+    tensors: tuple[Any, Any, Any] = (q, k, v)
     if traced.is_tracing():
-        terms = () if score is None else tuple(score) if isinstance(score, list | tuple) else (score,)
+        terms: tuple[Any, ...] = () if score is None else tuple(score) if isinstance(score, list | tuple) else (score,)
         words = tuple(None if part is None else part.word for part in (position, keep, weights))
         word = _traced_spec(pattern, words, tuple(term.word for term in terms), scale)
         options = {"positions": positions, "align": align, "dropout": dropout, "seed": seed, "sizes": sizes}
-        return traced.traced(word, [], q, k, v, options)[0]
+        return traced.traced(word, [], *tensors, options)[0]
     parts = (pattern, position, score, keep, weights)
     known = None
     if positions is align is sizes is seed is None and type(dropout) is float and not dropout:
         known = quick.signature(parts, q, k, v, scale)
         if known is not None:
-            output = quick.answer(known, q, k, v)
+            output = quick.answer(known, *tensors)
             if output is not None:
                 return output
     if pattern is None:
@@ -125,7 +126,7 @@ def _spec(pattern: str, position: Any, score: Any, keep: Any, weights: Any, scal
     return known
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # pyright: ignore[reportUnknownMemberType]
 def _traced_spec(
     pattern: str | None, words: tuple[str | None, ...], scores: tuple[str, ...], scale: float | None
 ) -> str:

@@ -7,7 +7,7 @@ used only where a tensor was seen to hold such an entry.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,13 +84,14 @@ def torch_level() -> int:
     """The level of forward-mode derivatives, -1 outside of them."""
     import torch
 
-    return torch.autograd.forward_ad._current_level  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
+    level: int = cast("Any", torch.autograd.forward_ad)._current_level
+    return level
 
 
 def derivatives() -> int:
     """How many ``torch.func`` reverse derivatives are being taken, one inside the other."""
     import torch
 
-    functorch: Any = torch._C._functorch  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue, reportUnknownVariableType]
-    stack = functorch.get_interpreter_stack() or ()
+    functorch = cast("Any", torch._C)._functorch  # pyright: ignore[reportPrivateUsage]
+    stack: Any = functorch.get_interpreter_stack() or ()
     return sum(1 for each in stack if each.key() == functorch.TransformType.Grad)

@@ -110,7 +110,7 @@ class Fused(torch.autograd.Function):
         return (None, *found)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], job: Pass, q: Any, k: Any, v: Any, *learned: Any) -> Any:
+    def vmap(info: Any, in_dims: Any, job: Pass, q: Any, k: Any, v: Any, *learned: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - as above
         """A stack of calls is one call with one more axis before the shared ones; one by one where tables differ."""
         if any(dim is not None for dim in in_dims[4:]):
             return _one_by_one(_apply, info.batch_size, in_dims, (job, q, k, v, *learned))

@@ -33,7 +33,7 @@ _modes = torch._C._len_torch_dispatch_stack  # pyright: ignore[reportPrivateUsag
 _empty = torch.empty
 _grad = torch.is_grad_enabled
 _threads = torch.get_num_threads
-_dual = torch.autograd.forward_ad
+_dual: Any = torch.autograd.forward_ad
 _Plain = torch.Tensor
 
 
@@ -72,7 +72,7 @@ def signature(parts: tuple[object, ...], q: Any, k: Any, v: Any, scale: object =
         or not (q.is_cpu and k.is_cpu and v.is_cpu)
         or _transforms() is not None
         or _modes() != 0
-        or _dual._current_level >= 0  # pyright: ignore[reportPrivateUsage]
+        or _dual._current_level >= 0
         or q.is_neg()
         or k.is_neg()
         or v.is_neg()

@@ -5,6 +5,9 @@ happens when the graph runs, as it does without one. The operator's backward mak
 This module knows operators and what compilers ask of them; it refuses to know strategies.
 """
 
+# torch leaves the types of what registers operators open, and says nothing of its dispatcher
+# pyright: reportUnknownMemberType=false, reportPrivateUsage=false
+
 from __future__ import annotations
 
 import math
@@ -103,18 +106,20 @@ def traced(
     order of ``want``, by the operator.
     """
     dropout, seed = options.get("dropout", 0.0), options.get("seed")
-    given = options.get("positions") or {}
+    given: dict[str, Any] = options.get("positions") or {}
     offsets = tuple((name, value) for name, value in given.items() if isinstance(value, int))
     tensors: list[Tensor] = []
     places: list[tuple[str, str | None]] = []
     for name, value in given.items():
         if isinstance(value, int):
             continue
-        tensors.append(value[0] if isinstance(value, tuple) else value)
-        places.append((name, value[1] if isinstance(value, tuple) else None))
+        pair: Any = value if isinstance(value, tuple) else (value, None)  # pyright: ignore[reportUnknownVariableType]
+        tensors.append(pair[0])
+        places.append((name, pair[1]))
     want = options.get("want", ())
     want = (want,) if isinstance(want, str) else tuple(want)
-    sizes = tuple((options.get("sizes") or {}).items())
+    known: dict[str, int] = options.get("sizes") or {}
+    sizes = tuple(known.items())
     word = word_of(spec, want, options.get("align"), dropout, seed, sizes, offsets, tuple(places))
     drawn = torch.randint(0, 1 << 62, ()) if dropout and seed is None else None
     return torch.ops.qkv.attention(q, k, v, learned, tensors, drawn, word)
@@ -205,8 +210,9 @@ def attention_backward(
             outputs.append(results[1 + made.want.index("lse")])
             grads.append(grad_lse)
         inputs = [*leaves, *made.spec.learned]
-        slopes = torch.autograd.grad(outputs, inputs, grads, allow_unused=True, materialize_grads=True)  # pyright: ignore
-    return [x.contiguous() for x in slopes]
+        slopes: Any = torch.autograd.grad(outputs, inputs, grads, allow_unused=True, materialize_grads=True)  # pyright: ignore
+    each: list[Tensor] = list(slopes)  # pyright: ignore[reportUnknownArgumentType]
+    return [x.contiguous() for x in each]
 
 
 @attention_backward.register_fake

@@ -1,6 +1,7 @@
 #include "interval.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
 
@@ -454,7 +455,7 @@ std::unique_ptr<Bounds> block_bounds(const Parts& parts, const std::vector<Coord
                                      const std::vector<TableParts>& tables,
                                      const std::vector<std::shared_ptr<const Ranges>>& ranges) {
     const auto& nodes = parts.nodes;
-    std::vector<bool> needed(nodes.size()), varies(nodes.size());
+    std::vector<bool> needed(nodes.size()), varies(nodes.size()), by_key(nodes.size());
     needed[parts.keep] = true;
     for (int32_t n = parts.keep; n >= 0; --n) {
         if (!needed[n]) continue;
@@ -466,6 +467,11 @@ std::unique_ptr<Bounds> block_bounds(const Parts& parts, const std::vector<Coord
         for (int32_t at : nodes[n].operands) moves = moves || (at >= 0 && varies[at]);
         for (int32_t at : nodes[n].indices) moves = moves || varies[at];
         varies[n] = moves;
+        bool keyed = moves && nodes[n].which >= 0 && (nodes[n].op == Op::position || nodes[n].op == Op::index) &&
+                     coordinates[nodes[n].which].role == Role::key;
+        for (int32_t at : nodes[n].operands) keyed = keyed || (at >= 0 && by_key[at]);
+        for (int32_t at : nodes[n].indices) keyed = keyed || by_key[at];
+        by_key[n] = keyed;
     }
     const std::vector<Interval> whole = call_bounds(parts, needed, coordinates, tables, ranges);
     auto out = std::make_unique<Bounds>();
@@ -475,14 +481,20 @@ std::unique_ptr<Bounds> block_bounds(const Parts& parts, const std::vector<Coord
         place[n] = static_cast<int32_t>(out->fixed.size());
         out->fixed.push_back(whole[n]);
     }
-    for (int32_t n = 0; n <= parts.keep; ++n) {
-        if (!needed[n] || !varies[n]) continue;
-        place[n] = static_cast<int32_t>(out->fixed.size() + out->nodes.size());
-        BoundNode made = bound_node(nodes[n], nodes, tables, ranges);
-        for (int32_t& at : made.operands) at = at < 0 ? -1 : place[at];
-        for (int32_t& at : made.indices) at = place[at];
-        out->nodes.push_back(std::move(made));
+    // Nodes that no key changes stand first: they are bounded once for many blocks of the same rows.
+    for (const bool keyed : {false, true}) {
+        for (int32_t n = 0; n <= parts.keep; ++n) {
+            if (!needed[n] || !varies[n] || by_key[n] != keyed) continue;
+            place[n] = static_cast<int32_t>(out->fixed.size() + out->nodes.size());
+            BoundNode made = bound_node(nodes[n], nodes, tables, ranges);
+            for (int32_t& at : made.operands) at = at < 0 ? -1 : place[at];
+            for (int32_t& at : made.indices) at = place[at];
+            out->nodes.push_back(std::move(made));
+        }
+        if (!keyed) out->num_by_row = static_cast<int32_t>(out->nodes.size());
     }
+    static std::atomic<uint64_t> serial{0};
+    out->serial = ++serial;
     out->coordinates = coordinates;
     out->root = place[parts.keep];
     return out;
@@ -495,12 +507,13 @@ Kind kind_at(const Bounds& bounds, int32_t at) {
     return at < fixed ? Kind::whole : bounds.nodes[at - fixed].kind;  // fixed ones are rounded as whole numbers are
 }
 
-Interval block(const Bounds& bounds, Interval* done, const Place& place) {
+// Bounds of the root over a place; the first `known` nodes are in `done` already.
+Interval block(const Bounds& bounds, Interval* done, const Place& place, int32_t known) {
     const int32_t fixed = static_cast<int32_t>(bounds.fixed.size());
     if (bounds.root < fixed) return bounds.fixed[bounds.root];
     const auto get = [&](int32_t at) -> const Interval& { return at < fixed ? bounds.fixed[at] : done[at - fixed]; };
     const int32_t last = bounds.root - fixed;
-    for (int32_t n = 0; n <= last; ++n) {
+    for (int32_t n = known; n <= last; ++n) {
         const BoundNode& node = bounds.nodes[n];
         if (node.op == Op::position || node.op == Op::index) {
             const Coordinate& coordinate = bounds.coordinates[node.coordinate];
@@ -534,21 +547,47 @@ Interval block(const Bounds& bounds, Interval* done, const Place& place) {
     return done[last];
 }
 
+// What a thread bounded last for a few groups of rows: blocks of keys are asked for one after the other.
+struct Remembered {
+    uint64_t serial = 0;
+    int64_t shared = 0, row0 = 0, rows = 0;
+    int32_t known = 0;  // nodes of `done` that hold for these rows
+    std::vector<Interval> done;
+};
+
+constexpr int32_t kWorthKeeping = 6;  // nodes; fewer are bounded sooner than they are found
+
+Remembered& remembered(const Bounds& bounds, const Place& place) {
+    static thread_local Remembered slots[4];
+    static thread_local int next = 0;
+    for (Remembered& slot : slots) {
+        if (slot.serial == bounds.serial && slot.shared == place.shared && slot.row0 == place.row0 && slot.rows == place.rows)
+            return slot;
+    }
+    Remembered& slot = slots[next];
+    next = (next + 1) % 4;
+    if (slot.done.size() < bounds.nodes.size()) slot.done.resize(bounds.nodes.size());
+    slot.serial = bounds.serial, slot.shared = place.shared, slot.row0 = place.row0, slot.rows = place.rows;
+    slot.known = 0;
+    return slot;
+}
+
 }  // namespace
 
 Verdict keep_verdict(const Terms& terms, int64_t shared, int64_t row0, int64_t rows, int64_t key0, int64_t keys) {
     if (!terms.bounds) return Verdict::all;
     if (rows <= 0 || keys <= 0) return Verdict::none;
     const Place place{shared, row0, rows, key0, keys};
+    const Bounds& bounds = *terms.bounds;
     constexpr std::size_t few = 64;
     Interval found;
-    if (terms.bounds->nodes.size() <= few) {
+    if (bounds.num_by_row < kWorthKeeping && bounds.nodes.size() <= few) {
         Interval done[few];
-        found = block(*terms.bounds, done, place);
+        found = block(bounds, done, place, 0);
     } else {
-        static thread_local std::vector<Interval> done;
-        if (done.size() < terms.bounds->nodes.size()) done.resize(terms.bounds->nodes.size());
-        found = block(*terms.bounds, done.data(), place);
+        Remembered& kept = remembered(bounds, place);
+        found = block(bounds, kept.done.data(), place, kept.known);
+        kept.known = bounds.num_by_row;
     }
     if (found.high == 0) return Verdict::none;
     return found.low == 1 ? Verdict::all : Verdict::some;

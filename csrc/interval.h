@@ -59,6 +59,8 @@ struct Bounds {
     std::vector<BoundNode> nodes;    // of the others; operand n is fixed[n], or node n - fixed.size()
     std::vector<Coordinate> coordinates;
     int32_t root;
+    int32_t num_by_row = 0;  // the first of `nodes`, which no key changes
+    uint64_t serial = 0;     // of these bounds alone, in this process
 };
 
 // Bounds of one node from its operands'. `kinds` are theirs.

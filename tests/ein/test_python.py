@@ -109,7 +109,7 @@ def test_a_python_spelling_is_fused_and_right() -> None:
         x.double().requires_grad_()
         for x in (torch.randn(2, 2, 3, 6, 4), torch.randn(2, 2, 6, 4), torch.randn(2, 2, 6, 4))
     )
-    assert [p.strategy for p in attend.plan(q, k, v)] == ["chunked"]
+    assert [p.strategy for p in attend.plan(q, k, v)] == ["cpu"]
     expected = qkv.attention(
         q, k, v, "b h g i d, b h j d, b h j e -> b h g i e", keep=qkv.causal(query="i"), score=qkv.softcap(30.0)
     )

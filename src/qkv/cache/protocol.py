@@ -45,8 +45,9 @@ class View:
         """
         import torch
 
-        if self.begins is not None:
-            return (self.begins + (num_new - count)).unsqueeze(-1) + torch.arange(count, device=self.begins.device)
+        if self.begins is not None and self.lengths is not None:
+            first = self.begins + (num_new - count) if num_new else self.lengths.tensor - count
+            return first.unsqueeze(-1) + torch.arange(count, device=first.device)
         last = self.standing.last(count)
         return last.first if last.given is None else last.given
 

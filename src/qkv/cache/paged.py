@@ -16,7 +16,7 @@ from .codec import encode
 from .pool import PagePool
 from .protocol import Cache, Rows, View
 from .slots import Slots
-from .standing import Standing
+from .standing import NOWHERE, Standing
 from .stored import Stored
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class State:
     table: Table = ()
     lengths: tuple[int, ...] = ()
     begins: tuple[int, ...] = ()
-    standing: Standing = Standing()
+    standing: Standing = NOWHERE
 
     @property
     def uneven(self) -> bool:
@@ -251,7 +251,7 @@ class Paged(Cache):
         import torch
 
         if self._pages is None or self._pages[0] is not self.state.table:
-            most = max(1, max(len(row) for row in self.state.table))
+            most = max(1, *(len(row) for row in self.state.table))
             padded = [[*row, *[0] * (most - len(row))] for row in self.state.table]
             self._pages = (self.state.table, torch.tensor(padded, dtype=torch.int32, device=device))
         return self._pages[1]
@@ -358,11 +358,10 @@ class Paged(Cache):
         self._check_plain("publish")
         size = self.pool.page_size
         for row, ids, length in zip(self.state.table, self._ids("publish", tokens), self.state.lengths, strict=True):
-            before = -1
+            before = 0
             for n in range(min(len(ids), length) // size):
-                self.pool.name(row[n], (before, ids[n * size : (n + 1) * size]), (self.seal, self.features))
-                known = self.pool.by_tokens[before, ids[n * size : (n + 1) * size]][0]
-                before = known
+                tokens = ids[n * size : (n + 1) * size]
+                before = self.pool.name(row[n], (before, tokens), (self.seal, self.features))
 
     def reuse(self, tokens: Sequence[Sequence[int]]) -> list[int]:
         """Begins with the pages that are known by prefixes of these token ids; returns how many tokens of each sequence
@@ -374,14 +373,13 @@ class Paged(Cache):
         table: list[tuple[int, ...]] = []
         seal: Any = None
         for each in tokens:
-            ids, row = tuple(int(n) for n in each), list[int]()
+            ids, row, before = tuple(int(n) for n in each), list[int](), 0
             while (len(row) + 1) * size < len(ids):
-                key = (row[-1] if row else -1, ids[len(row) * size : (len(row) + 1) * size])
-                found = pool.by_tokens.get(key)
-                if found is None or (seal is not None and found[1] != seal):
+                found = pool.by_tokens.get((before, ids[len(row) * size : (len(row) + 1) * size]))
+                if found is None or (seal is not None and found.seal != seal):
                     break
-                seal = found[1]
-                row.append(found[0])
+                seal, before = found.seal, found.number
+                row.append(found.page)
             table.append(tuple(row))
         lengths = tuple(len(row) * size for row in table)
         if any(lengths) and pool.rows is not None:

@@ -2,6 +2,7 @@
 
 from .dense import Dense as Dense
 from .dense import Quantized as Quantized
+from .files import load as load
 from .latent import Latent as Latent
 from .paged import Paged as Paged
 from .pool import PagePool as PagePool

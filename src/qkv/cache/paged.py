@@ -207,6 +207,24 @@ class Paged(Cache):
         for slots, x in zip(self.pool.both(), (k, v), strict=True):
             _put(slots, page, slot, x.movedim(-2, 1)[batch, token])
 
+    def fill(self, rows: Rows, keys: Slots, values: Slots, lengths: tuple[int, ...], standing: Standing) -> None:
+        """Takes stored rows ``[batch, shared..., slot, width]`` as they are into new pages; the cache was empty."""
+        import torch
+
+        before = (0,) * len(lengths)
+        like = [torch.empty((1, x.feature_size), dtype=rows.dtype, device=rows.device) for x in (keys, values)]
+        self.pool.accept(rows)
+        try:
+            table = self._room(rows, like[0], like[1], before, lengths)
+            for row, length, n in zip(table, lengths, range(len(lengths)), strict=True):
+                for target, source in zip(self.pool.both() if row else (), (keys, values), strict=bool(row)):
+                    _copy_row(target, source.at(n), row, length, self.pool.page_size)
+        except BaseException:
+            self.restore((self.state, self.rows, self.seal, self.features))
+            raise
+        self.settle()
+        self.state, self.rows = State(table, lengths, lengths, standing), rows
+
     def settle(self) -> None:
         """Lets go of pages that were copied."""
         self.pool.give(self._dropped)
@@ -455,3 +473,12 @@ def _put(slots: Slots, page: Tensor, slot: Tensor, rows: Tensor) -> None:
     codes, scale = encode(rows, slots.bits)
     slots.data.movedim(-2, 1)[page, slot] = codes
     slots.scale.movedim(-1, 1)[page, slot] = scale
+
+
+def _copy_row(target: Slots, source: Slots, pages: tuple[int, ...], length: int, size: int) -> None:
+    """The first ``length`` slots of a sequence into its pages, codes as they are."""
+    for n, page in enumerate(pages):
+        count = min(size, length - n * size)
+        target.data[page].narrow(-2, 0, count).copy_(source.data.narrow(-2, n * size, count))
+        if target.scale is not None and source.scale is not None:
+            target.scale[page].narrow(-1, 0, count).copy_(source.scale.narrow(-1, n * size, count))

@@ -229,7 +229,7 @@ def _frame(spec: Spec, q: Tensor, shapes: Shapes, total: int, sizes: Mapping[str
     found = memory.get(signature)
     if found is None:
         like = [
-            q.detach().new_empty(()).expand(shape[:axis] + (total,) + shape[axis + 1 :])
+            q.detach().new_empty(()).expand((*shape[:axis], total, *shape[axis + 1 :]))
             for shape, axis in zip(shapes, axes, strict=True)
         ]
         found = frame(spec, q, like[0], like[1], sizes)
@@ -252,7 +252,8 @@ def shapes_of(spec: Spec, q: Tensor, rows: Rows, cache: Cache, total: int) -> Sh
     if len(lowered.shared) != len(rows.shared):
         raise ShapeError(
             f"the cache holds {len(rows.shared)} shared coordinates, and the pattern has "
-            f"{len(lowered.shared)}: {' '.join(lowered.shared)}.\n  A cache serves one layout: that of its first append."
+            f"{len(lowered.shared)}: {' '.join(lowered.shared)}.\n"
+            "  A cache serves one layout: that of its first append."
         )
     sizes = {**dict(zip(lowered.shared, rows.shared, strict=True)), lowered.key[0]: total}
     features = (("k", lowered.features, rows.feature_size), ("v", lowered.value_features, rows.value_size))
@@ -343,6 +344,11 @@ def _check_seal(cache: Cache, rope: Rope | None, new: Frame, place: Place) -> No
         key = new.lowered.key[0]
         length = rope.scaling.effective_length(Places((key,), new.sizes, {key: place}, new.device).largest(key))
     seal = (rope, length)
+    if cache.seal is None and cache.turned not in (None, repr(seal)):
+        raise CacheError(
+            f"the cache was saved with keys turned by {cache.turned}, and this call would turn them by {seal!r}.\n"
+            "  One cache serves one rotation: use the spec that filled it."
+        )
     if cache.seal is not None and cache.seal != seal:
         before: Any = cache.seal
         raise CacheError(
@@ -435,9 +441,15 @@ def _recurring(asked: Asked, cache: Recurrent, q: Tensor, k: Tensor | None, v: T
     place, positions = new_positions(made, asked.options.get("positions"), cache)
     places = {key: place}
     for query, _ in lowered.relations:
-        if made.sizes[query] == asked.num_new:
-            at = cache.following(asked.num_new)
-            places[query] = Place(offset=at) if isinstance(at, int) else place_along(made, query, at)
+        count = made.sizes[query]
+        if asked.num_new == 0 and count > 1 and lowered.keep is not None:
+            raise SpecError(
+                f"a recurrent cache holds one sum, of all its tokens, and {count} queries would see different ones.\n"
+                "  Give one query, or k and v with the queries."
+            )
+        last = cache.standing.last(count)
+        at = cache.following(count) if asked.num_new else last.first if last.given is None else last.given
+        places[query] = Place(offset=at) if isinstance(at, int) else place_along(made, query, at)
     places.update({n: p for n, p in said(made, asked.options.get("positions")).items() if n not in lowered.key})
     _check_seal(cache, spec.position, made, place)
     at = Places(made.axes, made.sizes, places, made.device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from ..errors import CacheError, SpecError
 from ..terms.expr import Captured
@@ -291,7 +291,7 @@ class Paged(Cache):
     def truncate(self, count: int | Sequence[int]) -> None:
         """Keeps the first ``count`` tokens of each sequence; one number for all, or one for each."""
         state = self.state
-        each = [count] * len(state.lengths) if isinstance(count, int) else list(count)
+        each: list[Any] = [count] * len(state.lengths) if isinstance(count, int) else list(count)
         limits = [self.length] * len(each) if isinstance(count, int) else list(state.lengths)
         sound = len(each) == len(state.lengths) and all(
             isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= most
@@ -331,7 +331,7 @@ class Paged(Cache):
     def reorder(self, index: Tensor | Sequence[int]) -> None:
         """The chosen sequences' pages, held as often as they were chosen."""
         chosen = self.sequences(index)
-        listed: list[int] = chosen.tolist()
+        listed = cast("list[int]", chosen.tolist())  # pyright: ignore[reportUnknownMemberType]
         state = self.state
         table = tuple(state.table[n] for n in listed)
         lengths = tuple(state.lengths[n] for n in listed)
@@ -378,8 +378,8 @@ class Paged(Cache):
         for row, ids, length in zip(self.state.table, self._ids("publish", tokens), self.state.lengths, strict=True):
             before = 0
             for n in range(min(len(ids), length) // size):
-                tokens = ids[n * size : (n + 1) * size]
-                before = self.pool.name(row[n], (before, tokens), (self.seal, self.features))
+                part = ids[n * size : (n + 1) * size]
+                before = self.pool.name(row[n], (before, part), (self.seal, self.features))
 
     def reuse(self, tokens: Sequence[Sequence[int]]) -> list[int]:
         """Begins with the pages that are known by prefixes of these token ids; returns how many tokens of each sequence
@@ -438,7 +438,7 @@ class Paged(Cache):
         listed = [tuple(int(n) for n in each) for each in tokens]
         if len(listed) != len(self.state.table):
             raise CacheError(
-                f"{what}: token ids of {len(listed)} sequences are given, and the cache holds {len(self.state.table)}.\n"
+                f"{what}: token ids of {len(listed)} sequences, and the cache holds {len(self.state.table)}.\n"
                 "  Give a list of ids for each sequence."
             )
         return listed

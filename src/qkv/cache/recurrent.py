@@ -117,9 +117,9 @@ class Recurrent(Cache):
 
     def truncate(self, count: int) -> None:
         """0 begins anew, and all tokens stay as they are; anything else raises ``CacheError``."""
-        if count == 0 and not isinstance(count, bool):
+        if count == 0:
             self.release()
-        elif count != self.length or isinstance(count, bool):
+        elif count != self.length:
             raise CacheError(
                 f"truncate({count!r}): the recurrent cache holds a sum over {self.length} tokens, out of which none "
                 "can be taken.\n  Fork it before a draft, and go on with the fork that is accepted."

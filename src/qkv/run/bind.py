@@ -76,7 +76,8 @@ class Bound:
     their tables. ``stored``: keys and values as a cache holds them, for strategies that read them there; ``k`` and
     ``v`` then have the shapes alone, on the meta device, so that no strategy computes with them by mistake.
     ``recurrence``: the sums before k and v, which are the new tokens then. ``latent``: the cache that keys and values
-    would be rebuilt from, where ``k`` are its rows and ``v`` its latents. ``after`` is called when the strategy has run.
+    would be rebuilt from, where ``k`` are its rows and ``v`` its latents. ``after`` is called when the strategy has
+    run.
     """
 
     frame: Frame
@@ -313,7 +314,9 @@ def precision_of(made: Frame, exact: bool) -> torch.dtype:
 
 def parted(x: Tensor) -> Tensor:
     """The features in two halves, one for each map of differential weights, as a leading axis."""
-    return x.unflatten(-1, (2, x.shape[-1] // 2)).movedim(-2, 0)
+    import torch
+
+    return torch.unflatten(x, -1, (2, x.shape[-1] // 2)).movedim(-2, 0)
 
 
 def turned(made: Frame, x: Tensor, places: Places, side: int, precision: torch.dtype) -> Tensor:

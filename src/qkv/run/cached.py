@@ -8,9 +8,9 @@ refuses to know how a cache keeps its keys, and how sums are taken.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -34,6 +34,7 @@ from .bind import (
     check_tensors,
     frame,
     mapped,
+    parted,
     precision_of,
     turned,
 )
@@ -99,8 +100,7 @@ def without(options: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: value for name, value in options.items() if name not in OPTIONS}
 
 
-@torch.compiler.disable  # pyright: ignore[reportUntypedFunctionDecorator] - a cache changes, which no graph may hold
-def run(spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Result:
+def _run(spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Result:
     """The result of one call; the cache holds the new tokens afterwards, or what it held before where this raises."""
     cache: Any = options["cache"]
     _check_cache(cache, q, k, v)
@@ -117,6 +117,10 @@ def run(spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Resul
             cache.restore(before)
             raise
     return result
+
+
+# a cache changes, which no graph may hold
+run = cast("Callable[[Spec, Any, Any, Any, Mapping[str, Any]], Result]", torch.compiler.disable(_run))  # pyright: ignore[reportUnknownMemberType]
 
 
 def plan(spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Plan:
@@ -419,7 +423,7 @@ def _bound(asked: Asked, made: Frame, q: Tensor, view: View, places: Places, *, 
         keys = torch.empty(shape, dtype=working, device="meta")
         values = torch.empty((*values.shared, values.count, values.feature_size), dtype=working, device="meta")
     else:
-        keys = keys.unflatten(-1, (2, keys.shape[-1] // 2)).movedim(-2, 0) if branches else keys
+        keys = parted(keys) if branches else keys
         keys = mapped(made, keys.to(precision) if isinstance(spec.weights, Linear) else keys, exact)
     seed = asked.options.get("seed")
     chosen = seed if seed is not None else dropping.draw_seed() if asked.dropout else 0

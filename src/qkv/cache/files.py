@@ -333,17 +333,18 @@ def _read(path: Any, device: Any) -> File:
     package = _package("safetensors")
     try:
         with package.safe_open(path, framework="pt", device=str(device)) as file:
-            about: Any = json.loads(str((file.metadata() or {})["qkv"]))
+            said = cast("dict[str, str]", file.metadata() or {})
+            about: Any = json.loads(said["qkv"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (OSError, ValueError, KeyError, TypeError, RecursionError, package.SafetensorError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
     if not isinstance(about, dict) or cast("dict[str, Any]", about).get("format") != FORMAT:
         raise _damaged(path, "it was not written by qkv, or by another version")
-    said = cast("dict[str, Any]", about)
-    settings: Any = said.get("settings")
+    known = cast("dict[str, Any]", about)
+    settings: Any = known.get("settings")
     if not isinstance(settings, dict):
         raise _damaged(path, f"settings = {settings!r:.40}")
-    return File(path, said, cast("dict[str, Any]", settings), tensors)
+    return File(path, known, cast("dict[str, Any]", settings), tensors)
 
 
 def _package(name: str) -> Any:

@@ -97,7 +97,9 @@ class Recurrent(Cache):
         key, value = k.to(wide), v.to(wide)
         memory, total = key.transpose(-1, -2) @ value, key.sum(-2).unsqueeze(-1)
         if self.state.memory is not None and self.state.total is not None:
-            memory, total = memory + self.state.memory, total + self.state.total
+            # a call may have left axes of size 1 for groups of heads
+            memory = memory.reshape(self.state.memory.shape) + self.state.memory
+            total = total.reshape(self.state.total.shape) + self.state.total
         self.rows = rows
         self.remember(memory, total, k.shape[-2], positions, fades=False)
 

@@ -472,9 +472,19 @@ def _recurring(asked: Asked, cache: Recurrent, q: Tensor, k: Tensor | None, v: T
         cache.rows = cache.accept(rows.to(k.dtype), values, asked.lengths)
     queries = mapped(made, turned(made, made.query.canonical(q), at, 0, precision), False)
     bound = assembled(made, (queries, mapped(made, rows, False), values), at, asked.want, 0.0, 0, False)
-    bound.recurrence = Recurrence(cache.state.memory, cache.state.total)
+    bound.recurrence = _sums(cache, len(lowered.shared), len(lowered.query_order) - 1)
     bound.after = lambda: _remembered(cache, bound, asked.num_new, positions)
     return bound, chosen
+
+
+def _sums(cache: Recurrent, shared: int, groups: int) -> Recurrence:
+    """The sums so far, with an axis for each group of heads."""
+    memory, total = cache.state.memory, cache.state.total
+    if memory is None or total is None:
+        return Recurrence()
+    for _ in range(shared + groups + 2 - memory.dim()):
+        memory, total = memory.unsqueeze(shared), total.unsqueeze(shared)
+    return Recurrence(memory, total)
 
 
 def _remembered(cache: Recurrent, bound: Bound, count: int, positions: int | Tensor | None) -> None:

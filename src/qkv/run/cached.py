@@ -17,7 +17,7 @@ import torch
 from ..cache import Cache, Latent, Recurrent, Stored
 from ..cache.protocol import Rows, View
 from ..coords import Named
-from ..errors import CacheError, CoordinateError, ShapeError, SizeMismatch, SpecError
+from ..errors import CacheError, CoordinateError, DtypeError, ShapeError, SizeMismatch, SpecError
 from ..plan import Plan, Request, choose, find, forced
 from ..spec import Lowered, Spec
 from ..terms.expr import Index, Lookup, apply
@@ -78,18 +78,23 @@ class Asked:
 
 
 def concerns(k: Any, v: Any, options: Mapping[str, Any]) -> bool:
-    """Whether a call has a cache. Raises ``SpecError`` for one that lacks it."""
+    """Whether a call has a cache. Raises ``DtypeError`` or ``SpecError`` for one that lacks it."""
     if options.get("cache") is not None:
         return True
     if k is not None and v is not None and not options.keys() & OPTIONS:
         return False
-    said = [name for name in ("lengths", "invariant") if options.get(name)]
-    if k is None or v is None or said:
-        lacking = " and ".join(name for name, x in (("k", k), ("v", v)) if x is None)
-        raise SpecError(
-            f"{f'{lacking} not given' if lacking else f'{said[0]}= is given'}, and there is no cache.\n"
-            "  Give q, k and v; or a cache that holds keys: spec(q, cache=cache)."
-        )
+    for name, x in (("k", k), ("v", v)):
+        if x is None:
+            raise DtypeError(
+                f"{name} is NoneType, not a torch tensor.\n"
+                "  Give q, k and v; or a cache that holds keys: spec(q, cache=cache)."
+            )
+    for name in ("lengths", "invariant"):
+        if options.get(name):
+            raise SpecError(
+                f"{name}={options[name]!r:.80} speaks of a cache, and there is none.\n"
+                "  Give one of qkv.cache: spec(q, k, v, cache=cache)."
+            )
     return False
 
 

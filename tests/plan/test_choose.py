@@ -74,6 +74,7 @@ def test_reference_is_taken_when_nothing_else_runs() -> None:
         "cpu": "it cannot return weights",
         "sdpa": "it cannot return weights",
         "linear": "softmax weights are not supported; it cannot return weights",
+        "absorbed": "it cannot return weights; it reads a latent cache, and k and v are tensors",
     }
 
 

@@ -59,9 +59,9 @@ class Paged(Cache):
     kind: ClassVar[str] = "paged"
 
     def __init__(self, pool: PagePool | None = None) -> None:
-        super().__init__()
         if pool is not None and not isinstance(pool, PagePool):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise SpecError(f"Paged: pool = {pool!r:.80}.\n  Give a pool: qkv.cache.PagePool(page_size=64).")
+        super().__init__()
         self.pool = PagePool() if pool is None else pool
         self.state: State = self.fresh()
         self._taken: list[int] = []
@@ -313,7 +313,7 @@ class Paged(Cache):
             table.append(row[:pages])
             gone += row[pages:]
         standing = state.standing.cut(max(lengths, default=0))
-        if standing.given is not None and len(set(lengths)) > 1:
+        if (standing.given is not None or standing.first) and len(set(lengths)) > 1:
             raise CacheError(
                 "truncate: positions were given, and the sequences would differ in length.\n"
                 "  Keep as many tokens of each."
@@ -347,7 +347,7 @@ class Paged(Cache):
         super().release()
 
     def __del__(self) -> None:
-        if hasattr(self, "state"):
+        if hasattr(self, "pool") and hasattr(self, "state"):
             self.pool.give([page for row in self.state.table for page in row])
 
     @classmethod

@@ -1,5 +1,6 @@
 """Every public name, from the room that defines it. ``qkv`` itself loads this module when a name is first asked for."""
 
+from . import cache as cache
 from . import mechanisms as mechanisms
 from . import size as size
 from .coords import Pattern as Pattern
@@ -24,6 +25,7 @@ from .core import compiler as compiler
 from .core import cpu_features as cpu_features
 from .core import cpu_target as cpu_target
 from .ein.python import fn as fn
+from .errors import CacheError as CacheError
 from .errors import CoordinateError as CoordinateError
 from .errors import DeviceError as DeviceError
 from .errors import DtypeError as DtypeError
@@ -96,6 +98,7 @@ from .words import where as where
 
 __all__ = [
     "DEFAULT_PATTERN",
+    "CacheError",
     "CoordinateError",
     "DeviceError",
     "DtypeError",
@@ -134,6 +137,7 @@ __all__ = [
     "bias",
     "bigbird",
     "blocks",
+    "cache",
     "causal",
     "compiler",
     "concat",

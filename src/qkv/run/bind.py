@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from ..cache import Stored
+
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 
 
@@ -59,7 +61,8 @@ class Bound:
     ``q`` is ``[shared..., query-only..., feature]``, ``k`` ``[shared..., key..., feature]``, ``v`` ``[shared...,
     key..., value feature]``; for differential weights q and k have a leading axis of size 2. Features are rotated or
     mapped already. ``tables`` maps captured tensors to those to read. ``inside`` holds the lookups that cannot leave
-    their tables.
+    their tables. ``stored``: keys and values as a cache holds them, for strategies that read them there; ``k`` and
+    ``v`` then have the shapes alone, on the meta device, so that no strategy computes with them by mistake.
     """
 
     frame: Frame
@@ -73,6 +76,7 @@ class Bound:
     dropout: float
     seed: int
     finite: bool | None = None
+    stored: tuple[Stored, Stored] | None = None
 
     @property
     def spec(self) -> Spec:
@@ -83,6 +87,17 @@ class Bound:
     def lowered(self) -> Lowered:
         """The spec's graphs."""
         return self.frame.lowered
+
+    def operand(self, which: int) -> Tensor:
+        """All keys (0) or values (1) as an ordinary tensor, read from the cache where they are stored in one."""
+        if self.stored is None:
+            return self.v if which else self.k
+        return self.split(which, self.stored[which].whole())
+
+    def split(self, which: int, rows: Tensor) -> Tensor:
+        """Rows of a cache with the axis of differential weights in front where keys have it."""
+        branches = self.k.dim() - 1 - len(self.lowered.shared) - len(self.lowered.key)
+        return rows if which or not branches else parted(rows)
 
     @property
     def working_dtype(self) -> torch.dtype:
@@ -99,8 +114,7 @@ def frame(spec: Spec, q: Tensor, k: Tensor, v: Tensor, known: Mapping[str, int] 
     lowered = spec.lowered(_counts(spec, solved))
     sizes = solved.sizes
     _check_sizes(spec, lowered, sizes)
-    for claim in lowered.claims:
-        _check_claim(claim, sizes)
+    check_claims(lowered, sizes)
     for table in lowered.captured:
         if not table.movable and table.tensor.device != q.device:
             raise DeviceError(
@@ -183,6 +197,12 @@ def _check_sizes(spec: Spec, lowered: Lowered, sizes: Mapping[str, int]) -> None
             )
 
 
+def check_claims(lowered: Lowered, sizes: Mapping[str, int]) -> None:
+    """``SizeMismatch`` for a captured tensor that has not the call's sizes."""
+    for claim in lowered.claims:
+        _check_claim(claim, sizes)
+
+
 def _check_claim(claim: Claim, sizes: Mapping[str, int]) -> None:
     shape = tuple(claim.table.tensor.shape)
     for axis, names in enumerate(claim.axes):
@@ -232,13 +252,27 @@ def bind(
     ``exact`` asks for it): rounded to 16 bits they would move a score by more than the rest of the computation does.
     """
     lowered, sizes = made.lowered, made.sizes
-    precision = _precision(made, exact)
+    precision = precision_of(made, exact)
     places = Places(made.axes, sizes, resolve(lowered, sizes, positions, align, made.device), made.device)
-    halves = isinstance(made.spec.weights, Differential) and lowered.branch is None
-    queries = _prepared(made, made.query.canonical(q), places, 0, halves, precision, exact)
-    keys = _prepared(made, made.key.canonical(k), places, 1, halves, precision, exact)
+    queries = mapped(made, turned(made, made.query.canonical(q), places, 0, precision), exact)
+    keys = mapped(made, turned(made, made.key.canonical(k), places, 1, precision), exact)
     values = flatten_last(made.value.canonical(v), len(lowered.value_features))
-    tables = _tables(made, queries, precision, safe=exact)
+    return assembled(made, (queries, keys, values), places, want, dropout, seed, exact)
+
+
+def assembled(
+    made: Frame,
+    operands: tuple[Tensor, Tensor, Tensor],
+    places: Places,
+    want: frozenset[str],
+    dropout: float,
+    seed: int,
+    exact: bool,
+) -> Bound:
+    """The bound call of operands in canonical layout, which are turned and mapped already."""
+    lowered, sizes = made.lowered, made.sizes
+    queries, keys, values = operands
+    tables = _tables(made, queries, precision_of(made, exact), safe=exact)
     return Bound(
         made,
         queries,
@@ -253,21 +287,26 @@ def bind(
     )
 
 
-def _precision(made: Frame, exact: bool) -> torch.dtype:
+def precision_of(made: Frame, exact: bool) -> torch.dtype:
+    """What rotations, maps and projections are computed in."""
     import torch
 
     return torch.float64 if exact or made.dtype == torch.float64 else torch.float32
 
 
-def _prepared(
-    made: Frame, x: Tensor, places: Places, side: int, halves: bool, precision: torch.dtype, safe: bool
-) -> Tensor:
-    """Queries (side 0) or keys (side 1) with the branch in front, rotated, mapped, features flattened."""
+def parted(x: Tensor) -> Tensor:
+    """The features in two halves, one for each map of differential weights, as a leading axis."""
+    return x.unflatten(-1, (2, x.shape[-1] // 2)).movedim(-2, 0)
+
+
+def turned(made: Frame, x: Tensor, places: Places, side: int, precision: torch.dtype) -> Tensor:
+    """Queries (side 0) or keys (side 1) with the branch in front, rotated, features flattened."""
     lowered = made.lowered
+    halves = isinstance(made.spec.weights, Differential) and lowered.branch is None
     if made.spec.position is not None or isinstance(made.spec.weights, Linear):
         x = x.to(precision)
     if halves:
-        x = x.reshape(*x.shape[:-1], 2, x.shape[-1] // 2).movedim(-2, 0)
+        x = parted(x)
     count = len(lowered.features) - (1 if lowered.branch else 0)
     rope = made.spec.position
     if rope is not None and lowered.rotated is not None:
@@ -276,7 +315,11 @@ def _prepared(
         for _ in range(count - 1):
             standing = standing.unsqueeze(-1)
         x = rope.rotate(x, standing, length=places.largest(lowered.rotated[1]))
-    x = flatten_last(x, count)
+    return flatten_last(x, count)
+
+
+def mapped(made: Frame, x: Tensor, safe: bool) -> Tensor:
+    """Turned queries or keys after the feature map of linear weights; as they are for all others."""
     return _mapped(made.spec.weights, x, safe) if isinstance(made.spec.weights, Linear) else x
 
 

@@ -81,6 +81,17 @@ class Job:
         shared, count = len(self.bound.lowered.shared), len(self.bound.lowered.key)
         return self.flat(self.cut(x, ranges, (*self.bound.lowered.shared, *self.bound.lowered.key)), shared, count)
 
+    def read(self, which: int, x: Tensor, ranges: Range) -> Tensor:
+        """A block of keys (0) or values (1) as ``keys`` makes it, from ``x`` or from where a cache stores them."""
+        if self.bound.stored is None:
+            return self.keys(x, ranges)
+        stored, lowered = self.bound.stored[which], self.bound.lowered
+        name = self.blocking.shared
+        within = None if name is None or name not in ranges else (lowered.shared.index(name), *ranges[name])
+        first, last = ranges.get(lowered.key[0], (0, stored.count))
+        rows = self.bound.split(which, stored.part(first, last, within)).to(self.bound.working_dtype)
+        return self.flat(rows, len(lowered.shared), 1)
+
     def cut(self, x: Tensor, ranges: Range, names: tuple[str, ...]) -> Tensor:
         """The part of ``x`` within ``ranges``; ``names`` are its axes but for leading branches and the last one."""
         lead = x.dim() - 1 - len(names)
@@ -260,8 +271,8 @@ def accumulate(
     )
     for key_range, partial in job.blocking.key_ranges(number):
         block = {**ranges, **key_range}
-        values = job.keys(v, block)
-        fold(job, sums, piece(job, query, job.keys(k, block), block, partial, job.tables), values, block)
+        values = job.read(1, v, block)
+        fold(job, sums, piece(job, query, job.read(0, k, block), block, partial, job.tables), values, block)
     return sums
 
 

@@ -162,7 +162,9 @@ class Spec(Worded):
             known[key] = lower(self, self.parsed.expand(counts) if counts else self.parsed)
         return known[key]
 
-    def __call__(self, q: Tensor | Named, k: Tensor | Named, v: Tensor | Named, **options: Any) -> Any:
+    def __call__(
+        self, q: Tensor | Named, k: Tensor | Named | None = None, v: Tensor | Named | None = None, **options: Any
+    ) -> Any:
         """The output tensor (a ``Named`` when the inputs are). Options as of ``run``, without ``want``."""
         if options.get("want"):
             raise SpecError(
@@ -172,7 +174,13 @@ class Spec(Worded):
         return door().output(self, q, k, v, options)
 
     def run(
-        self, q: Tensor | Named, k: Tensor | Named, v: Tensor | Named, *, want: Iterable[str] = (), **options: Any
+        self,
+        q: Tensor | Named,
+        k: Tensor | Named | None = None,
+        v: Tensor | Named | None = None,
+        *,
+        want: Iterable[str] = (),
+        **options: Any,
     ) -> Any:
         """A ``Result`` with the output, the plan and what is wanted of ``lse``, ``max_logit``, ``entropy``, ``argmax``,
         ``weights``.
@@ -180,11 +188,16 @@ class Spec(Worded):
         ``positions``: where elements stand, by coordinate: the first one's position, a tensor with one position for
         each, or ``(tensor, "b i")``. ``align``: ``"start"`` or ``"end"``, when queries and keys differ in number.
         ``dropout``: the probability that a weight is dropped; ``seed`` fixes which. ``sizes``: sizes that shapes leave
-        open.
+        open. ``cache``: one of ``qkv.cache``, to which k and v are appended before q attends to all that it holds; the
+        queries stand where the new tokens stand, or, without k and v, where the last ones do. ``lengths``: how many of
+        the new tokens each sequence has, for a paged cache. ``invariant``: the same bits wherever a cache keeps its
+        pages.
         """
         return door().run(self, q, k, v, {**options, "want": want})
 
-    def plan(self, q: Tensor | Named, k: Tensor | Named, v: Tensor | Named, **options: Any) -> Any:
+    def plan(
+        self, q: Tensor | Named, k: Tensor | Named | None = None, v: Tensor | Named | None = None, **options: Any
+    ) -> Any:
         """The ``Plan`` for such a call: the strategy, why, what was refused and why, and what it costs. Nothing is
         computed. Options as of ``run``.
         """

@@ -21,6 +21,7 @@ from .backward import check_unchanged, no_second_derivative, versions
 from .recompute import summed_to
 from .scores import outside_error
 from .signature import Shape, address
+from .stored import placed, plain
 from .tile_program import compiled
 
 if TYPE_CHECKING:
@@ -181,8 +182,12 @@ def forward(
 ) -> tuple[Tensor, ...]:
     """Output, lse, normalised sums by row of the value table (empty without one), and statistics."""
     bound = job.bound
-    if shape.num_rows <= FEW_ROWS:  # the same bits, however features lie
-        k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
+    if bound.stored is not None:
+        keys = placed(shape, *bound.stored)
+    else:
+        if shape.num_rows <= FEW_ROWS:  # the same bits, however features lie
+            k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
+        keys = plain(shape, k, v)
     dtype = bound.working_dtype
     by_row = shape.rows
     output = output_like(job, shape, job.dtype)
@@ -191,9 +196,8 @@ def forward(
     num_buckets = 0 if rows is None or shape.is_empty else rows.shape[0]
     buckets = None if rows is None else torch.zeros(*by_row, rows.shape[0], dtype=dtype)
     views = {
+        **keys.views,
         "q": shape.by_row(q, True),
-        "k": shape.by_key(k),
-        "v": shape.by_key(v),
         "out": shape.by_row(output, True),
         "lse": shape.by_row(lse, False),
     }
@@ -204,10 +208,11 @@ def forward(
         views["buckets"] = shape.by_row(buckets, True)
     program, terms = job.terms(shape)
     found = dict(zip(job.statistics, stats, strict=True))
-    outside = shape.signature(bound, q.dtype, num_buckets, views, out=job.dtype).forward(
+    outside = shape.signature(
+        bound, q.dtype, num_buckets, views, key_element=keys.element, placing=keys.placing, out=job.dtype
+    ).forward(
+        **keys.addresses,
         q=q.data_ptr(),
-        k=k.data_ptr(),
-        v=v.data_ptr(),
         out=output.data_ptr(),
         sink=address(sink),
         lse=lse.data_ptr() if job.has_lse else 0,

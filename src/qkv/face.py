@@ -49,6 +49,7 @@ from .run import LinearState as LinearState
 from .run import Result as Result
 from .run import attention as attention
 from .run import linear_step as linear_step
+from .run import merge as merge
 from .spec import DEFAULT_PATTERN as DEFAULT_PATTERN
 from .spec import Spec as Spec
 from .terms import scaling as scaling
@@ -166,6 +167,7 @@ __all__ = [
     "maximum",
     "mean",
     "mechanisms",
+    "merge",
     "min",
     "minimum",
     "padding",

@@ -28,7 +28,7 @@ def width(size: int, bits: int | None) -> int:
 
 
 def encode(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Codes ``[..., width]`` (int8, or uint8 for two in a byte) and float32 scales ``[...]`` of ``x [..., feature]``."""
+    """Codes ``[..., width]`` (int8; uint8 for two in a byte) and float32 scales ``[...]`` of ``x [..., feature]``."""
     import torch
 
     most = 127 if bits == 8 else 7

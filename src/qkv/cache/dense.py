@@ -13,7 +13,7 @@ from ..errors import CacheError, SpecError
 from .codec import BITS
 from .protocol import Cache, View
 from .slots import Slots
-from .standing import Standing, checked_count
+from .standing import NOWHERE, Standing, checked_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +28,7 @@ class State:
 
     keys: Slots | None = None
     values: Slots | None = None
-    standing: Standing = Standing()
+    standing: Standing = NOWHERE
 
 
 class Dense(Cache):

@@ -16,7 +16,7 @@ from .codec import encode
 from .pool import PagePool
 from .protocol import Cache, Rows, View
 from .slots import Slots
-from .standing import Standing
+from .standing import NOWHERE, Standing
 from .stored import Stored
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class State:
     table: Table = ()
     lengths: tuple[int, ...] = ()
     begins: tuple[int, ...] = ()
-    standing: Standing = Standing()
+    standing: Standing = NOWHERE
 
     @property
     def uneven(self) -> bool:
@@ -207,6 +207,24 @@ class Paged(Cache):
         for slots, x in zip(self.pool.both(), (k, v), strict=True):
             _put(slots, page, slot, x.movedim(-2, 1)[batch, token])
 
+    def fill(self, rows: Rows, keys: Slots, values: Slots, lengths: tuple[int, ...], standing: Standing) -> None:
+        """Takes stored rows ``[batch, shared..., slot, width]`` as they are into new pages; the cache was empty."""
+        import torch
+
+        before = (0,) * len(lengths)
+        like = [torch.empty((1, x.feature_size), dtype=rows.dtype, device=rows.device) for x in (keys, values)]
+        self.pool.accept(rows)
+        try:
+            table = self._room(rows, like[0], like[1], before, lengths)
+            for row, length, n in zip(table, lengths, range(len(lengths)), strict=True):
+                for target, source in zip(self.pool.both() if row else (), (keys, values), strict=bool(row)):
+                    _copy_row(target, source.at(n), row, length, self.pool.page_size)
+        except BaseException:
+            self.restore((self.state, self.rows, self.seal, self.features))
+            raise
+        self.settle()
+        self.state, self.rows = State(table, lengths, lengths, standing), rows
+
     def settle(self) -> None:
         """Lets go of pages that were copied."""
         self.pool.give(self._dropped)
@@ -251,7 +269,7 @@ class Paged(Cache):
         import torch
 
         if self._pages is None or self._pages[0] is not self.state.table:
-            most = max(1, max(len(row) for row in self.state.table))
+            most = max(1, *(len(row) for row in self.state.table))
             padded = [[*row, *[0] * (most - len(row))] for row in self.state.table]
             self._pages = (self.state.table, torch.tensor(padded, dtype=torch.int32, device=device))
         return self._pages[1]
@@ -358,11 +376,10 @@ class Paged(Cache):
         self._check_plain("publish")
         size = self.pool.page_size
         for row, ids, length in zip(self.state.table, self._ids("publish", tokens), self.state.lengths, strict=True):
-            before = -1
+            before = 0
             for n in range(min(len(ids), length) // size):
-                self.pool.name(row[n], (before, ids[n * size : (n + 1) * size]), (self.seal, self.features))
-                known = self.pool.by_tokens[before, ids[n * size : (n + 1) * size]][0]
-                before = known
+                tokens = ids[n * size : (n + 1) * size]
+                before = self.pool.name(row[n], (before, tokens), (self.seal, self.features))
 
     def reuse(self, tokens: Sequence[Sequence[int]]) -> list[int]:
         """Begins with the pages that are known by prefixes of these token ids; returns how many tokens of each sequence
@@ -374,14 +391,13 @@ class Paged(Cache):
         table: list[tuple[int, ...]] = []
         seal: Any = None
         for each in tokens:
-            ids, row = tuple(int(n) for n in each), list[int]()
+            ids, row, before = tuple(int(n) for n in each), list[int](), 0
             while (len(row) + 1) * size < len(ids):
-                key = (row[-1] if row else -1, ids[len(row) * size : (len(row) + 1) * size])
-                found = pool.by_tokens.get(key)
-                if found is None or (seal is not None and found[1] != seal):
+                found = pool.by_tokens.get((before, ids[len(row) * size : (len(row) + 1) * size]))
+                if found is None or (seal is not None and found.seal != seal):
                     break
-                seal = found[1]
-                row.append(found[0])
+                seal, before = found.seal, found.number
+                row.append(found.page)
             table.append(tuple(row))
         lengths = tuple(len(row) * size for row in table)
         if any(lengths) and pool.rows is not None:
@@ -457,3 +473,12 @@ def _put(slots: Slots, page: Tensor, slot: Tensor, rows: Tensor) -> None:
     codes, scale = encode(rows, slots.bits)
     slots.data.movedim(-2, 1)[page, slot] = codes
     slots.scale.movedim(-1, 1)[page, slot] = scale
+
+
+def _copy_row(target: Slots, source: Slots, pages: tuple[int, ...], length: int, size: int) -> None:
+    """The first ``length`` slots of a sequence into its pages, codes as they are."""
+    for n, page in enumerate(pages):
+        count = min(size, length - n * size)
+        target.data[page].narrow(-2, 0, count).copy_(source.data.narrow(-2, n * size, count))
+        if target.scale is not None and source.scale is not None:
+            target.scale[page].narrow(-1, 0, count).copy_(source.scale.narrow(-1, n * size, count))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import CacheError, DeviceError, DtypeError, InternalError, SizeMismatch
@@ -25,7 +25,16 @@ LEAST = 8
 """Pages of a first allocation that is left to grow."""
 
 Prefix = tuple[int, tuple[int, ...]]
-"""The page before (-1 for none) and the token ids of a page: equal prefixes have equal chains of these."""
+"""The number of the known prefix before (0 for none) and the token ids of a page: equal prefixes have equal chains."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPage:
+    """A full page that is known by the token ids of its prefix; ``number`` is given to one prefix only, ever."""
+
+    page: int
+    number: int
+    seal: object
 
 
 def digest(before: bytes, page: Sequence[Tensor]) -> bytes:
@@ -62,7 +71,8 @@ class PagePool:
         self.references: list[int] = []
         self.free: list[int] = []
         self.digest: Callable[[bytes, Sequence[Tensor]], bytes] = digest
-        self.by_tokens: dict[Prefix, tuple[int, object]] = {}
+        self.by_tokens: dict[Prefix, KnownPage] = {}
+        self.numbered = 0
         self.by_content: dict[tuple[int, bytes], int] = {}
         self.names: dict[int, list[Prefix | tuple[int, bytes]]] = {}
         """Under which names a page can be found."""
@@ -166,11 +176,13 @@ class PagePool:
             found += [slots.data[page]] + ([] if slots.scale is None else [slots.scale[page]])
         return found
 
-    def name(self, page: int, tokens: Prefix, seal: object) -> None:
-        """Makes a full page known by its prefix of token ids."""
+    def name(self, page: int, tokens: Prefix, seal: object) -> int:
+        """Makes a full page known by its prefix of token ids; the number of that prefix."""
         if tokens not in self.by_tokens:
-            self.by_tokens[tokens] = (page, seal)
+            self.numbered += 1
+            self.by_tokens[tokens] = KnownPage(page, self.numbered, seal)
             self.names.setdefault(page, []).append(tokens)
+        return self.by_tokens[tokens].number
 
     def same(self, page: int, before: int, chain: bytes) -> int:
         """A full page with the same bytes behind the same page, or this one, which is known by them from now on.

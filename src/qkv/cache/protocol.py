@@ -103,6 +103,8 @@ class Cache(ABC):
         self.rows: Rows | None = None
         self.seal: object = None
         """What keys went through before they came here; a call with another rotation is an error."""
+        self.turned: str | None = None
+        """The same as a text, of a cache that was read from a file: the first call must say it again."""
         self.features: Mapping[str, tuple[tuple[str, int], ...]] = {}
         """The coordinates and sizes of merged features, by ``"k"`` and ``"v"``, as the first call named them."""
         self.remembered: dict[Any, Any] = {}
@@ -176,6 +178,7 @@ class Cache(ABC):
     def release(self) -> None:
         """Gives all storage back; the cache is as new."""
         self.state, self.rows, self.seal, self.features = self.fresh(), None, None, {}
+        self.turned = None
         self.remembered.clear()
 
     @abstractmethod
@@ -230,7 +233,7 @@ class Cache(ABC):
         """Where ``count`` more tokens stand, as ``Standing.next``."""
         return self.standing.next(count)
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027 - most kinds have nothing to let go of
         """Keeps what was extended."""
 
     @abstractmethod
@@ -270,7 +273,7 @@ class Cache(ABC):
 
     def adopt(self, twin: Self) -> Self:
         """``twin`` with what belongs to this cache and is no state."""
-        twin.rows, twin.seal, twin.features = self.rows, self.seal, self.features
+        twin.rows, twin.seal, twin.features, twin.turned = self.rows, self.seal, self.features, self.turned
         return twin
 
     def sequences(self, index: Tensor | Sequence[int]) -> Tensor:

@@ -14,7 +14,7 @@ from ..errors import CacheError
 from .dense import checked_bits, recorded, whole
 from .protocol import Cache, View
 from .slots import Slots
-from .standing import Standing
+from .standing import NOWHERE, Standing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +28,7 @@ class State:
     values: Slots | None = None
     start: int = 0
     seen: int = 0
-    standing: Standing = Standing()
+    standing: Standing = NOWHERE
 
 
 class Ring(Cache):

@@ -83,6 +83,10 @@ class Standing:
         return torch.arange(self.first, self.first + self.count) if self.given is None else self.given
 
 
+NOWHERE = Standing()
+"""Where no keys stand."""
+
+
 def checked_count(kind: str, count: object, most: int) -> int:
     """``count`` as a number of tokens to keep; ``CacheError`` for one that the cache does not have."""
     if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= most:

@@ -22,6 +22,7 @@ class Request:
     says that a torch.func transform is active, ``derivatives`` how many of them are reverse derivatives, and
     ``forward_mode`` that a forward derivative is taken. ``storage`` says how a cache holds the keys where they are no
     ordinary tensors (``"ring"``, ``"paged"``, ``"quantized"``), ``invariant`` that bits must not depend on the pages.
+    ``latent``: the latent and the rotary size, where keys and values would be rebuilt from a latent cache.
     """
 
     spec: Spec
@@ -40,6 +41,7 @@ class Request:
     forward_mode: bool = False
     storage: frozenset[str] = frozenset()
     invariant: bool = False
+    latent: tuple[int, int] = (0, 0)
 
     def size(self, *names: str) -> int:
         """The product of the coordinates' sizes; 1 for none."""

@@ -8,7 +8,7 @@ repeated call costs a few dictionary look-ups. This module refuses to know how s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ..cache import Stored
+    from ..cache import Latent, Stored
 
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 
@@ -54,6 +54,18 @@ class Frame:
         return (*self.lowered.shared, *self.lowered.query_order, *self.lowered.key)
 
 
+def _nothing() -> None:
+    """What most calls leave to do when they have run."""
+
+
+@dataclass(slots=True)
+class Recurrence:
+    """The sums over earlier keys that linear attention reads, which a strategy replaces by those with the new ones."""
+
+    memory: Tensor | None = None
+    total: Tensor | None = None
+
+
 @dataclass(slots=True)
 class Bound:
     """One call, ready for a strategy.
@@ -63,6 +75,8 @@ class Bound:
     mapped already. ``tables`` maps captured tensors to those to read. ``inside`` holds the lookups that cannot leave
     their tables. ``stored``: keys and values as a cache holds them, for strategies that read them there; ``k`` and
     ``v`` then have the shapes alone, on the meta device, so that no strategy computes with them by mistake.
+    ``recurrence``: the sums before k and v, which are the new tokens then. ``latent``: the cache that keys and values
+    would be rebuilt from, where ``k`` are its rows and ``v`` its latents. ``after`` is called when the strategy has run.
     """
 
     frame: Frame
@@ -77,6 +91,9 @@ class Bound:
     seed: int
     finite: bool | None = None
     stored: tuple[Stored, Stored] | None = None
+    recurrence: Recurrence | None = None
+    latent: Latent | None = None
+    after: Callable[[], None] = _nothing
 
     @property
     def spec(self) -> Spec:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..cache import Cache, Stored
-from ..cache.protocol import View
+from ..cache import Cache, Latent, Recurrent, Stored
+from ..cache.protocol import Rows, View
 from ..coords import Named
 from ..errors import CacheError, CoordinateError, ShapeError, SizeMismatch, SpecError
 from ..plan import Plan, Request, choose, find, forced
@@ -23,10 +23,11 @@ from ..spec import Lowered, Spec
 from ..terms.expr import Index, Lookup, apply
 from ..terms.weights import Linear
 from . import dropout as dropping
-from . import finite
+from . import finite, latent
 from .bind import (
     Bound,
     Frame,
+    Recurrence,
     assembled,
     check_claims,
     check_dropout,
@@ -37,11 +38,12 @@ from .bind import (
     turned,
 )
 from .layout import flatten_last
+from .masks import is_plain_causal
 from .options import check_options, wanted
 from .places import Place, Places
 from .requests import request_of, result_of
 from .result import Result
-from .standing import check_dropped, key_place, new_positions, query_places
+from .standing import check_dropped, key_place, new_positions, place_along, query_places, said
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,12 +69,19 @@ class Asked:
     lengths: Any
     invariant: bool
 
+    def operands(self, q: Tensor) -> latent.Call:
+        """What a call with a latent cache needs of this."""
+        seed = self.options.get("seed")
+        chosen = seed if seed is not None else dropping.draw_seed() if self.dropout else 0
+        return latent.Call(self.made, q, self.want, self.dropout, chosen)
 
-def rest(q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The options of a call without a cache, less the empty ones of caches; None for a call with one."""
-    cache = options.get("cache")
-    if cache is not None:
-        return None
+
+def concerns(k: Any, v: Any, options: Mapping[str, Any]) -> bool:
+    """Whether a call has a cache. Raises ``SpecError`` for one that lacks it."""
+    if options.get("cache") is not None:
+        return True
+    if k is not None and v is not None and not options.keys() & OPTIONS:
+        return False
     said = [name for name in ("lengths", "invariant") if options.get(name)]
     if k is None or v is None or said:
         lacking = " and ".join(name for name, x in (("k", k), ("v", v)) if x is None)
@@ -80,6 +89,13 @@ def rest(q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> dict[str, Any] |
             f"{f'{lacking} not given' if lacking else f'{said[0]}= is given'}, and there is no cache.\n"
             "  Give q, k and v; or a cache that holds keys: spec(q, cache=cache)."
         )
+    return False
+
+
+def without(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options of a call without a cache, less the empty ones that speak of caches."""
+    if not options.keys() & OPTIONS:
+        return options
     return {name: value for name, value in options.items() if name not in OPTIONS}
 
 
@@ -95,6 +111,7 @@ def run(spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Resul
         try:
             bound, plan = _appended(asked, q, k, v)
             result = result_of(bound.frame, bound, find(plan.strategy).run(bound), plan)
+            bound.after()
             cache.settle()
         except BaseException:
             cache.restore(before)
@@ -107,6 +124,8 @@ def plan(spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Plan
     cache: Any = options["cache"]
     _check_cache(cache, q, k, v)
     asked = _asked(spec, q, k, v, cache, options)
+    if isinstance(cache, Latent):
+        return latent.decide(cache, _request(asked, q, frozenset(), "offset"))[1]
     equal = asked.num_new == sum(asked.made.sizes[n] for n in asked.made.lowered.key)
     return choose(_request(asked, q, cache.storage, "equal" if equal else "offset"), forced())
 
@@ -156,9 +175,15 @@ def _asked(
     invariant = options.get("invariant", False)
     if not isinstance(invariant, bool):
         raise SpecError(f"invariant={invariant!r} is not understood.\n  Give True or False.")
-    num_new = 0 if k is None else k.shape[_key_axis(spec, "k", k.dim())]
-    total = cache.held(num_new, options.get("lengths"))
-    made = _frame(spec, q, k, v, cache, total, own.get("sizes"))
+    if isinstance(cache, Latent):
+        num_new = latent.num_new(cache, k, v)
+        total = cache.held(num_new, options.get("lengths"))
+        shapes = shapes_of(spec, q, latent.rows_of(cache, k, v), cache, total)
+    else:
+        num_new = 0 if k is None else k.shape[_key_axis(spec, "k", k.dim())]
+        total = cache.held(num_new, options.get("lengths"))
+        shapes = _given_shapes(spec, q, k, v, cache, total)
+    made = _frame(spec, q, shapes, total, own.get("sizes"))
     return Asked(cache, made, num_new, own, want, share, options.get("lengths"), invariant)
 
 
@@ -177,11 +202,20 @@ def _key_axis(spec: Spec, tensor: str, rank: int) -> int:
     return rank - 1 - behind if rests and rests[0] < found[0] else found[0]
 
 
-def _frame(
-    spec: Spec, q: Tensor, k: Tensor | None, v: Tensor | None, cache: Cache, total: int, sizes: Mapping[str, int] | None
-) -> Frame:
+Shapes = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def _given_shapes(spec: Spec, q: Tensor, k: Tensor | None, v: Tensor | None, cache: Cache, total: int) -> Shapes:
+    """The shapes of k and v; of all keys that the cache holds where they are not given."""
+    if k is not None and v is not None:
+        return tuple(k.shape), tuple(v.shape)
+    if cache.rows is None:
+        raise cache.empty("spec(q, cache=)")
+    return shapes_of(spec, q, cache.rows, cache, total)
+
+
+def _frame(spec: Spec, q: Tensor, shapes: Shapes, total: int, sizes: Mapping[str, int] | None) -> Frame:
     """The frame over ``total`` keys: what does not depend on their number is remembered."""
-    shapes = _shapes(spec, q, cache, total) if k is None or v is None else (tuple(k.shape), tuple(v.shape))
     known = None if not sizes else tuple(sorted(sizes.items()))
     axes = tuple(_key_axis(spec, name, len(shape)) for name, shape in zip("kv", shapes, strict=True))
     less = tuple(shape[:axis] + shape[axis + 1 :] for shape, axis in zip(shapes, axes, strict=True))
@@ -195,7 +229,7 @@ def _frame(
     found = memory.get(signature)
     if found is None:
         like = [
-            q.detach().new_empty(()).expand(shape[:axis] + (total,) + shape[axis + 1 :])
+            q.detach().new_empty(()).expand((*shape[:axis], total, *shape[axis + 1 :]))
             for shape, axis in zip(shapes, axes, strict=True)
         ]
         found = frame(spec, q, like[0], like[1], sizes)
@@ -209,11 +243,8 @@ def _frame(
     return found
 
 
-def _shapes(spec: Spec, q: Tensor, cache: Cache, total: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shapes that k and v would have if they held all keys of the cache."""
-    rows = cache.rows
-    if rows is None:
-        raise cache.empty("spec(q, cache=)")
+def shapes_of(spec: Spec, q: Tensor, rows: Rows, cache: Cache, total: int) -> Shapes:
+    """The shapes that k and v would have if they held all ``total`` keys of such rows."""
     parsed = spec.parsed
     extra = q.dim() - sum(not axis.rest for axis in parsed.query.axes)
     rests = dict.fromkeys((r for t in parsed.tensors.values() for r in t.rests), max(0, extra))
@@ -221,7 +252,8 @@ def _shapes(spec: Spec, q: Tensor, cache: Cache, total: int) -> tuple[tuple[int,
     if len(lowered.shared) != len(rows.shared):
         raise ShapeError(
             f"the cache holds {len(rows.shared)} shared coordinates, and the pattern has "
-            f"{len(lowered.shared)}: {' '.join(lowered.shared)}.\n  A cache serves one layout: that of its first append."
+            f"{len(lowered.shared)}: {' '.join(lowered.shared)}.\n"
+            "  A cache serves one layout: that of its first append."
         )
     sizes = {**dict(zip(lowered.shared, rows.shared, strict=True)), lowered.key[0]: total}
     features = (("k", lowered.features, rows.feature_size), ("v", lowered.value_features, rows.value_size))
@@ -243,7 +275,9 @@ def _shapes(spec: Spec, q: Tensor, cache: Cache, total: int) -> tuple[tuple[int,
 def _appended(asked: Asked, q: Tensor, k: Tensor | None, v: Tensor | None) -> tuple[Bound, Plan]:
     """The call bound to all keys, the new ones appended, and its plan."""
     made, cache = asked.made, asked.cache
-    lowered, key = made.lowered, made.lowered.key[0]
+    key = made.lowered.key[0]
+    if isinstance(cache, Recurrent):
+        return _recurring(asked, cache, q, k, v)
     if k is not None and v is not None:
         _append(asked, k, v)
     view = cache.view()
@@ -259,6 +293,8 @@ def _appended(asked: Asked, q: Tensor, k: Tensor | None, v: Tensor | None) -> tu
     at = Places(made.axes, made.sizes, places, made.device)
     check_dropped(cache, made, view, at)
     relation = _relation(made, places)
+    if isinstance(cache, Latent):
+        return latent.bound(asked.operands(q), cache, at, _request(asked, q, frozenset(), relation))
     request = _request(asked, q, cache.storage, relation)
     chosen = choose(request, forced())
     if chosen.needs_finite and isinstance(view.keys, torch.Tensor) and isinstance(view.values, torch.Tensor):
@@ -272,17 +308,11 @@ def _append(asked: Asked, k: Tensor, v: Tensor) -> None:
     lowered, key = made.lowered, made.lowered.key[0]
     new = replace(made, sizes={**made.sizes, key: asked.num_new})
     place, positions = new_positions(new, asked.options.get("positions"), cache)
-    rows = new.key.canonical(k.detach())
-    rope = made.spec.position
-    if rope is not None or rows.dim() != 2 + len(lowered.shared):
-        if rope is not None:
-            at = Places(new.axes, new.sizes, {key: place}, made.device)
-            _check_seal(cache, rope, at, key)
-            rows = turned(new, rows, at, 1, precision_of(made, False))
-        else:
-            rows = flatten_last(rows, len(lowered.features) - (1 if lowered.branch else 0))
-        if rows.dim() != 2 + len(lowered.shared):  # maps of differential weights: back beside one another
-            rows = rows.movedim(0, -2).flatten(-2)
+    if isinstance(cache, Latent):
+        _check_seal(cache, made.spec.position, new, place)
+        cache.extend(k.detach(), latent.turned_rotary(new, cache, v.detach(), place), positions, asked.lengths)
+        return
+    rows = _rows(new, k, place, cache)
     values = flatten_last(new.value.canonical(v.detach()), len(lowered.value_features))
     cache.extend(rows.to(k.dtype), values, positions, asked.lengths)
     for name, names in (("k", lowered.features), ("v", lowered.value_features)):
@@ -290,13 +320,39 @@ def _append(asked: Asked, k: Tensor, v: Tensor) -> None:
             cache.features = {**cache.features, name: tuple((n, made.sizes[n]) for n in names)}
 
 
-def _check_seal(cache: Cache, rope: Rope, places: Places, key: str) -> None:
+def _rows(new: Frame, k: Tensor, place: Place, cache: Cache) -> Tensor:
+    """New keys in canonical layout, turned at their positions; both maps of differential weights side by side."""
+    lowered = new.lowered
+    rows = new.key.canonical(k.detach())
+    rope = new.spec.position
+    _check_seal(cache, rope, new, place)
+    if rope is not None or rows.dim() != 2 + len(lowered.shared):
+        if rope is not None:
+            at = Places(new.axes, new.sizes, {lowered.key[0]: place}, new.device)
+            rows = turned(new, rows, at, 1, precision_of(new, False))
+        else:
+            rows = flatten_last(rows, len(lowered.features) - (1 if lowered.branch else 0))
+        if rows.dim() != 2 + len(lowered.shared):  # maps of differential weights: back beside one another
+            rows = rows.movedim(0, -2).flatten(-2)
+    return rows
+
+
+def _check_seal(cache: Cache, rope: Rope | None, new: Frame, place: Place) -> None:
     """Keys in a cache are turned already: a rotation that would turn them otherwise now is an error."""
-    seal = (rope, 0 if rope.scaling is None else rope.scaling.effective_length(places.largest(key)))
+    length = 0
+    if rope is not None and rope.scaling is not None:
+        key = new.lowered.key[0]
+        length = rope.scaling.effective_length(Places((key,), new.sizes, {key: place}, new.device).largest(key))
+    seal = (rope, length)
+    if cache.seal is None and cache.turned not in (None, repr(seal)):
+        raise CacheError(
+            f"the cache was saved with keys turned by {cache.turned}, and this call would turn them by {seal!r}.\n"
+            "  One cache serves one rotation: use the spec that filled it."
+        )
     if cache.seal is not None and cache.seal != seal:
         before: Any = cache.seal
         raise CacheError(
-            f"the cache holds keys turned by {before[0]!r}, and this call would turn them by {rope!r}"
+            f"the cache holds keys turned by {before[0]}, and this call would turn them by {rope}"
             f"{'' if before[0] != rope else ', whose frequencies have changed with the length'}.\n"
             "  One cache serves one rotation; dynamic scalings need a fixed one, or a prefill from the start."
         )
@@ -370,3 +426,55 @@ def _bound(asked: Asked, made: Frame, q: Tensor, view: View, places: Places, *, 
     bound = assembled(made, (queries, keys, values), places, asked.want, asked.dropout, chosen, exact)
     bound.stored = stored
     return bound
+
+
+def _recurring(asked: Asked, cache: Recurrent, q: Tensor, k: Tensor | None, v: Tensor | None) -> tuple[Bound, Plan]:
+    """The call bound to the new tokens alone, with the sums over those before."""
+    made = asked.made
+    lowered, spec, key = made.lowered, made.spec, made.lowered.key[0]
+    causal = any(is_plain_causal(lowered.keep, n, key) for n in lowered.query_order)
+    if not isinstance(spec.weights, Linear) or (lowered.keep is not None and not causal):
+        raise SpecError(
+            f"a recurrent cache holds the state of linear weights under causal() or no mask; this is {spec!r}.\n"
+            "  Use qkv.cache.Dense(), or qkv.Spec(keep=qkv.causal(), weights=qkv.linear())."
+        )
+    place, positions = new_positions(made, asked.options.get("positions"), cache)
+    places = {key: place}
+    for query, _ in lowered.relations:
+        count = made.sizes[query]
+        if asked.num_new == 0 and count > 1 and lowered.keep is not None:
+            raise SpecError(
+                f"a recurrent cache holds one sum, of all its tokens, and {count} queries would see different ones.\n"
+                "  Give one query, or k and v with the queries."
+            )
+        last = cache.standing.last(count)
+        at = cache.following(count) if asked.num_new else last.first if last.given is None else last.given
+        places[query] = Place(offset=at) if isinstance(at, int) else place_along(made, query, at)
+    places.update({n: p for n, p in said(made, asked.options.get("positions")).items() if n not in lowered.key})
+    _check_seal(cache, spec.position, made, place)
+    at = Places(made.axes, made.sizes, places, made.device)
+    relation = (
+        "equal" if asked.num_new == 0 or all(made.sizes[n] == asked.num_new for n, _ in lowered.relations) else ""
+    )
+    chosen = choose(_request(asked, q, cache.storage, relation), forced())
+    precision = precision_of(made, False)
+    if k is None or v is None:
+        shape = [made.sizes[n] for n in (*lowered.shared, key)]
+        rows = q.new_zeros(*shape, math.prod(made.sizes[n] for n in lowered.features))
+        values = q.new_zeros(*shape, math.prod(made.sizes[n] for n in lowered.value_features))
+    else:
+        rows = turned(made, made.key.canonical(k.detach()), at, 1, precision)
+        values = flatten_last(made.value.canonical(v.detach()), len(lowered.value_features))
+        cache.rows = cache.accept(rows.to(k.dtype), values, asked.lengths)
+    queries = mapped(made, turned(made, made.query.canonical(q), at, 0, precision), False)
+    bound = assembled(made, (queries, mapped(made, rows, False), values), at, asked.want, 0.0, 0, False)
+    bound.recurrence = Recurrence(cache.state.memory, cache.state.total)
+    bound.after = lambda: _remembered(cache, bound, asked.num_new, positions)
+    return bound, chosen
+
+
+def _remembered(cache: Recurrent, bound: Bound, count: int, positions: int | Tensor | None) -> None:
+    made = bound.recurrence
+    if made is not None and made.memory is not None and made.total is not None:
+        fades = bound.lowered.decay is not None
+        cache.remember(made.memory.detach(), made.total.detach(), count, positions, fades=fades)

@@ -169,11 +169,9 @@ class Door:
 
     def run(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Result:
         """The result of one call."""
-        if k is None or v is None or options.keys() & cached.OPTIONS:
-            rest = cached.rest(q, k, v, options)
-            if rest is None:
-                return cached.run(spec, q, k, v, options)
-            options = rest
+        if cached.concerns(k, v, options):
+            return cached.run(spec, q, k, v, options)
+        options = cached.without(options)
         if traced.is_tracing() and not any_named(q, k, v):
             return _traced_result(spec, q, k, v, options)
         if any_named(q, k, v):
@@ -193,11 +191,9 @@ class Door:
         self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any], alias: quick.Alias | None = None
     ) -> Any:
         """The output alone of one call; ``alias`` is what it is known by beside its spec."""
-        if k is None or v is None or options.keys() & cached.OPTIONS:
-            rest = cached.rest(q, k, v, options)
-            if rest is None:
-                return cached.run(spec, q, k, v, options).output
-            options = rest
+        if cached.concerns(k, v, options):
+            return cached.run(spec, q, k, v, options).output
+        options = cached.without(options)
         if traced.is_tracing():
             return traced.traced(spec.word, spec.learned, q, k, v, options)[0]
         known = None if options else quick.signature((spec,), q, k, v)
@@ -213,11 +209,9 @@ class Door:
 
     def plan(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Plan:
         """The plan of one call; nothing is computed."""
-        if k is None or v is None or options.keys() & cached.OPTIONS:
-            rest = cached.rest(q, k, v, options)
-            if rest is None:
-                return cached.plan(spec, q, k, v, options)
-            options = rest
+        if cached.concerns(k, v, options):
+            return cached.plan(spec, q, k, v, options)
+        options = cached.without(options)
         if any_named(q, k, v):
             _, given, options = arranged(spec, q, k, v, options)
             q, k, v = given["q"], given["k"], given["v"]

@@ -32,13 +32,13 @@ def new_positions(made: Frame, positions: Mapping[str, Any] | None, cache: Cache
     """
     lowered, sizes = made.lowered, made.sizes
     key = lowered.key[0]
-    said = _said(made, positions)
+    given = said(made, positions)
     queries = [q for q, k in sorted(lowered.relations) if k == key and sizes[q] == sizes[key]]
-    name = key if key in said else next((q for q in queries if q in said), None)
+    name = key if key in given else next((q for q in queries if q in given), None)
     if name is None:
         at = cache.following(sizes[key])
-        return Place(offset=at) if isinstance(at, int) else _place(made, key, at), None
-    place = said[name]
+        return Place(offset=at) if isinstance(at, int) else place_along(made, key, at), None
+    place = given[name]
     if name != key:
         place = _moved(made, place, name, key)
     if place.components is not None:  # a rotation's components say nothing of the order
@@ -49,7 +49,7 @@ def new_positions(made: Frame, positions: Mapping[str, Any] | None, cache: Cache
 def query_places(made: Frame, positions: Mapping[str, Any] | None, view: View, num_new: int) -> dict[str, Place]:
     """Each query sequence's place: as said, or where the last of the keys stand."""
     lowered, sizes = made.lowered, made.sizes
-    places = {n: p for n, p in _said(made, positions).items() if n not in lowered.key}
+    places = {n: p for n, p in said(made, positions).items() if n not in lowered.key}
     for query, key in sorted(lowered.relations):
         at = places.get(query)
         if at is not None and (at.components is None or (query, key) not in lowered.compared):
@@ -62,7 +62,7 @@ def query_places(made: Frame, positions: Mapping[str, Any] | None, view: View, n
                 f'  Queries stand at the last tokens; give positions={{"{query}": first}} for others.'
             )
         where = view.ends(count, num_new)
-        place = Place(offset=where) if isinstance(where, int) else _place(made, query, where)
+        place = Place(offset=where) if isinstance(where, int) else place_along(made, query, where)
         places[query] = place if at is None else Place(offset=place.offset, given=place.given, components=at.components)
     return places
 
@@ -72,7 +72,7 @@ def key_place(made: Frame, view: View) -> Place:
     standing = view.standing
     if standing.given is None:
         return Place(offset=standing.first)
-    return _place(made, made.lowered.key[0], standing.given)
+    return place_along(made, made.lowered.key[0], standing.given)
 
 
 def check_dropped(cache: Cache, made: Frame, view: View, places: Places) -> None:
@@ -98,7 +98,8 @@ def check_dropped(cache: Cache, made: Frame, view: View, places: Places) -> None
         )
 
 
-def _said(made: Frame, positions: Mapping[str, Any] | None) -> dict[str, Place]:
+def said(made: Frame, positions: Mapping[str, Any] | None) -> dict[str, Place]:
+    """The places that ``positions=`` names, checked."""
     lowered = made.lowered
     names = (*lowered.shared, *lowered.query_order, *lowered.key)
     found: dict[str, Place] = {}
@@ -112,7 +113,7 @@ def _said(made: Frame, positions: Mapping[str, Any] | None) -> dict[str, Place]:
     return found
 
 
-def _place(made: Frame, name: str, positions: Tensor) -> Place:
+def place_along(made: Frame, name: str, positions: Tensor) -> Place:
     """Positions ``[size]`` or ``[batch, size]`` over the axes of a score."""
     axes = made.axes
     shape = [1] * len(axes)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .. import limits
 from ..errors import InternalError, LimitError
-from ..spec import door
+from ..spec import Spec, door
+from ..terms.expr import Opening
 from .elems import TORCH
-from .graph import Coords, Node, walk
+from .graph import Coords, Node, plain, walk
 from .lower import Lowering, number
 from .recognise import Attention, computed, product
 
@@ -49,6 +50,7 @@ class Machine:
         self.real = torch.float64 if dtype == "f64" else torch.float32
         self.outputs = outputs
         self.attentions: list[tuple[Node, Lowering]] = []
+        self.openings: dict[int, Opening] = {}
         self.inner: set[int] = set()
         self.after: dict[int, int] = {}
         nodes = list(walk(*outputs))
@@ -344,28 +346,40 @@ class Machine:
         self.attentions.append((node, lowering))
         data: Attention = node.data
         q, k, v = (id(a) for a in node.args[:3])
-        extras = [(id(a), a.dtype) for a in lowering.captures]
+        spec = self.spec_of(lowering)
+        order = [next(a for a in lowering.captures if self.openings[id(a)] is o) for o in spec.openings]
+        extras = [(id(a), a.dtype) for a in order]
         sequences = {self.size(c) for c in (*data.key, *(r for r in data.rows if r not in data.shared))}
         options: dict[str, Any] = {"align": "start"} if len(sequences) > 1 else {}
         lone = not data.values
         asked = data.strategy if data.strategy not in (None, "flash") else None
-        fixed = lowering.fixed
+
+        def call(values: Values) -> Any:
+            value = values[v].unsqueeze(-1) if lone else values[v]
+            if not extras:
+                return door().output(spec, values[q], values[k], value, options)
+            given = tuple([self.tensor(values[at], elem) for at, elem in extras])
+            return door().filled(spec, values[q], values[k], value, options, given)
 
         def run(values: Values) -> Any:
-            spec = (
-                fixed
-                if fixed is not None
-                else lowering.spec({at: self.tensor(values[at], elem) for at, elem in extras})
-            )
-            value = values[v].unsqueeze(-1) if lone else values[v]
             if asked is None:
-                out = spec(values[q], values[k], value, **options)
+                out = call(values)
             else:
                 with door().forced(asked):
-                    out = spec(values[q], values[k], value, **options)
+                    out = call(values)
             return out.squeeze(-1) if lone else out
 
         return run
+
+    def spec_of(self, lowering: Lowering) -> Spec:
+        """The spec of an attention, with an opening for each tensor that its masks and scores read."""
+        for node in lowering.captures:
+            if id(node) not in self.openings:
+                # one element stands for all: the shape is known, and what fills it comes with each call
+                one = self.torch.empty((), dtype=self.dtype(node.dtype), device=self.device)
+                shape = [self.size(c) for c in node.coords]
+                self.openings[id(node)] = Opening(one.expand(shape), plain(node.name) or "tensor")
+        return lowering.spec(self.openings)
 
     def _scan(self, node: Node) -> Step:
         key, time, first = node.data

@@ -476,11 +476,7 @@ def _plan_of(node: Any, lowering: Any, ready: Ready, args: tuple[Any, ...]) -> A
             [ready.sizes[c] for c in part.coords], dtype=dtype, device=ready.machine.device, requires_grad=grad
         )
 
-    captured = {
-        id(a): torch.zeros([ready.sizes[c] for c in a.coords], dtype=ready.machine.dtype(a.dtype))
-        for a in lowering.captures
-    }
-    spec = lowering.spec(captured)
+    spec = ready.machine.spec_of(lowering)
     q, k, v = (empty(a) for a in node.args[:3])
     if not node.data.values:
         v = v.unsqueeze(-1)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..coords.sizes import Solved, solve
 from ..errors import DeviceError, DtypeError, ShapeError, SizeMismatch, SpecError
 from ..spec import Lowered, Spec
-from ..terms.expr import Captured, Lookup
+from ..terms.expr import Captured, Lookup, Opening
 from ..terms.interval import Block, stays_inside
 from ..terms.scope import Claim
 from ..terms.weights import Differential, Linear
@@ -58,7 +58,7 @@ class Bound:
 
     ``q`` is ``[shared..., query-only..., feature]``, ``k`` ``[shared..., key..., feature]``, ``v`` ``[shared...,
     key..., value feature]``; for differential weights q and k have a leading axis of size 2. Features are rotated or
-    mapped already. ``tables`` maps captured tensors to those to read. ``inside`` holds the lookups that cannot leave
+    mapped already. ``tables`` maps captured tensors to those to read, ``given`` openings to those of this call. ``inside`` holds the lookups that cannot leave
     their tables.
     """
 
@@ -73,6 +73,7 @@ class Bound:
     dropout: float
     seed: int
     finite: bool | None = None
+    given: Mapping[Captured, Tensor] = field(default_factory=dict[Captured, "Tensor"])
 
     @property
     def spec(self) -> Spec:
@@ -103,10 +104,7 @@ def frame(spec: Spec, q: Tensor, k: Tensor, v: Tensor, known: Mapping[str, int] 
         _check_claim(claim, sizes)
     for table in lowered.captured:
         if not table.movable and table.tensor.device != q.device:
-            raise DeviceError(
-                f"{table.label or 'a captured tensor'} is on {table.tensor.device}, q on {q.device}.\n"
-                "  Move it: tensor.to(q.device), then make the term again."
-            )
+            raise _elsewhere(table, table.tensor, q.device)
     features = lowered.features
     if lowered.branch is not None:
         features = (lowered.branch, *(f for f in features if f != lowered.branch))
@@ -128,6 +126,14 @@ def frame(spec: Spec, q: Tensor, k: Tensor, v: Tensor, known: Mapping[str, int] 
         _scale(spec, lowered, sizes),
         q.dtype,
         q.device,
+    )
+
+
+def _elsewhere(table: Captured, tensor: Tensor, device: torch.device) -> DeviceError:
+    again = "" if isinstance(table, Opening) else ", then make the term again"
+    return DeviceError(
+        f"{table.label or 'a captured tensor'} is on {tensor.device}, q on {device}.\n"
+        f"  Move it: tensor.to(q.device){again}."
     )
 
 
@@ -225,6 +231,7 @@ def bind(
     dropout: float,
     seed: int,
     exact: bool = False,
+    given: Mapping[Captured, Tensor] | None = None,
 ) -> Bound:
     """The call in canonical layout, rotated and projected. ``made`` must be the frame of these tensors' signature.
 
@@ -238,7 +245,8 @@ def bind(
     queries = _prepared(made, made.query.canonical(q), places, 0, halves, precision, exact)
     keys = _prepared(made, made.key.canonical(k), places, 1, halves, precision, exact)
     values = flatten_last(made.value.canonical(v), len(lowered.value_features))
-    tables = _tables(made, queries, precision, safe=exact)
+    given = given or {}
+    tables = _tables(made, queries, precision, given, safe=exact)
     return Bound(
         made,
         queries,
@@ -250,6 +258,7 @@ def bind(
         want,
         dropout,
         seed,
+        given=given,
     )
 
 
@@ -304,13 +313,19 @@ def _checked_map(weights: Linear, x: Tensor) -> Tensor:
     return mapped
 
 
-def _tables(made: Frame, queries: Tensor, precision: torch.dtype, *, safe: bool) -> dict[Captured, Tensor]:
+def _tables(
+    made: Frame, queries: Tensor, precision: torch.dtype, given: Mapping[Captured, Tensor], *, safe: bool
+) -> dict[Captured, Tensor]:
     """The tensors that lookups read: captured ones, on the call's device, and queries multiplied with a table.
 
     A query that holds NaN must not reach the table's gradient, so its products are made apart: always where ``safe``
     asks for it (values cannot be asked for under a transform), else where one was seen.
     """
     tables = {c: c.tensor.to(made.device) if c.movable else c.tensor for c in made.lowered.captured}
+    for opening, tensor in given.items():
+        if tensor.device != made.device:
+            raise _elsewhere(opening, tensor, made.device)
+        tables[opening] = tensor
     for projection in made.lowered.projections:
         table = projection.tensor
         if table.shape[1] != queries.shape[-1]:

@@ -58,8 +58,8 @@ class Bound:
 
     ``q`` is ``[shared..., query-only..., feature]``, ``k`` ``[shared..., key..., feature]``, ``v`` ``[shared...,
     key..., value feature]``; for differential weights q and k have a leading axis of size 2. Features are rotated or
-    mapped already. ``tables`` maps captured tensors to those to read, ``given`` openings to those of this call. ``inside`` holds the lookups that cannot leave
-    their tables.
+    mapped already. ``tables`` maps captured tensors to those to read, ``given`` openings to those of this call.
+    ``inside`` holds the lookups that cannot leave their tables.
     """
 
     frame: Frame

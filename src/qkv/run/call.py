@@ -162,8 +162,8 @@ class Door:
         if traced.is_tracing() and not any_named(q, k, v):
             return _traced_result(spec, q, k, v, options)
         if any_named(q, k, v):
-            pattern, given, options = arranged(spec, q, k, v, options)
-            result = self.run(spec, given["q"], given["k"], given["v"], options)
+            pattern, laid, options = arranged(spec, q, k, v, options)
+            result = self.run(spec, laid["q"], laid["k"], laid["v"], options)
             sizes = {name: size for tensor in (q, k, v) for name, size in tensor.sizes.items()}
             return named_result(pattern, sizes, result)
         check_tensors(q, k, v)

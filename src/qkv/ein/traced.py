@@ -27,7 +27,8 @@ def shown(argument: Any) -> Any:
     """An argument as a graph knows it: shape, element type and device of a tensor, and anything else itself."""
     if not hasattr(argument, "requires_grad"):
         return argument
-    return tuple([int(n) for n in argument.shape]), str(argument.dtype).removeprefix("torch."), str(argument.device)
+    # written out, a size that a compiler left open becomes a number
+    return tuple([f"{n}" for n in argument.shape]), str(argument.dtype).removeprefix("torch."), str(argument.device)
 
 
 @_constant
@@ -44,7 +45,7 @@ def _word_of(
         if isinstance(x, tuple):
             shape, elem, device = x
             # one element stands for all: nothing reads values here
-            arguments.append(torch.empty((), dtype=getattr(torch, elem), device=device).expand(shape))
+            arguments.append(torch.empty((), dtype=getattr(torch, elem), device=device).expand([int(n) for n in shape]))
         else:
             arguments.append(x)
     _ready[made] = found(word).ready(tuple(arguments), dict(options))

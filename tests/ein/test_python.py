@@ -159,12 +159,13 @@ fn projected[t, s, m, c](X: [f32; t, m], W: [f32; m, c]) -> [f32; t, c] {
 
 def _arguments(name: str, size: int = 5) -> tuple[torch.Tensor, ...]:
     x = [torch.randn(2, size, 4, requires_grad=True) for _ in range(3)]
+    one, two = (torch.randn(size, 4, requires_grad=True) for _ in range(2))
     ids = torch.arange(size) // 2
     return {
         "biased": (*x, torch.randn(2, size, size, requires_grad=True)),
-        "documents": (x[0][0], x[1][0], ids, ids),
-        "projected": (x[0][0], torch.randn(4, 3, requires_grad=True)),
-        "looked_up": (x[0][0], ids),
+        "documents": (one, two, ids, ids),
+        "projected": (one, torch.randn(4, 3, requires_grad=True)),
+        "looked_up": (one, ids),
     }[name]
 
 

@@ -17,7 +17,7 @@ import torch
 from ..terms.derivative import lookups_of
 from ..terms.expr import Apply, Captured, Index, Kind, Node, Size, captured_in
 from ..terms.weights import Sigmoid
-from .backward import check_unchanged, no_second_derivative, versions
+from .backward import Seen, check_unchanged, no_second_derivative, versions
 from .recompute import summed_to
 from .scores import outside_error
 from .signature import Shape, address
@@ -46,14 +46,14 @@ class Pass:
     dtype: torch.dtype
     captured: tuple[Captured, ...]
     statistics: tuple[str, ...]
-    versions: tuple[tuple[Captured, int], ...]
+    versions: Seen
 
     @staticmethod
     def of(bound: Bound, dtype: torch.dtype) -> Pass:
         """The pass of a bound call."""
         captured = captured_by_score(bound)
         stats = tuple(n for n in STATISTICS if n in bound.want)
-        return Pass(bound, dtype, captured, stats, versions(bound.lowered.captured))
+        return Pass(bound, dtype, captured, stats, versions(bound))
 
     def reading(self, tables: Sequence[Tensor]) -> Pass:
         """The pass with these tensors as its captured tables."""

@@ -22,6 +22,7 @@ from ..terms.expr import (
     Kind,
     Lookup,
     Node,
+    Opening,
     Position,
     Score,
     Size,
@@ -105,7 +106,7 @@ class Compiled:
     def shareable(self) -> bool:
         """Whether no values of a caller's tensors are read when a call is bound, and none of its own are held."""
         own = all(table.movable for table in self.learnt)
-        return own and not self.given and not any(isinstance(table, Projection) for table in self.tables)
+        return own and not self.given and not any(isinstance(table, Projection | Opening) for table in self.tables)
 
     def _bound(
         self,

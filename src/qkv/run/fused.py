@@ -18,6 +18,7 @@ from ..terms.derivative import lookups_of
 from ..terms.expr import Apply, Captured, Index, Kind, Node, Size, captured_in
 from ..terms.weights import Sigmoid
 from .backward import Seen, check_unchanged, no_second_derivative, versions
+from .finite import is_transformed
 from .recompute import summed_to
 from .scores import outside_error
 from .signature import Shape, address
@@ -86,7 +87,11 @@ def fused(
     job: Pass, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, rows: Tensor | None, tables: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
     """Output, lse (None for sigmoid weights) and the wanted statistics, in canonical layout."""
-    found = cast("tuple[Tensor, ...]", _apply(job, q, k, v, sink, rows, *tables))
+    given = [x for x in (q, k, v, sink, rows, *tables) if x is not None]
+    if (torch.is_grad_enabled() and any(x.requires_grad for x in given)) or any(map(is_transformed, given)):
+        found = cast("tuple[Tensor, ...]", _apply(job, q, k, v, sink, rows, *tables))
+    else:  # an autograd function costs more than a short call
+        found = forward(job.reading(tables), Shape.of(job.bound, q, v), q, k, v, sink, rows)
     return found[0], found[1] if job.has_lse else None, dict(zip(job.statistics, found[3:], strict=True))
 
 

@@ -238,6 +238,7 @@ def blocks(
 
 
 _MODULUS = 67_108_859
+_SHIFTS = (12_345_701, 9_876_543, 31_415_927)
 """The largest prime below 2^26: squares of residues stay below 2^52, exact in every number that a strategy may use."""
 
 
@@ -247,9 +248,17 @@ def _random_block(block: Node, count: Node, stream: int) -> Node:
     """
     start = apply("add", apply("mul", block, Constant(40_503)), Constant(stream % _MODULUS))
     node = apply("mod", start, Constant(_MODULUS))
-    for shift in (12_345_701, 9_876_543, 31_415_927):
+    for shift in _SHIFTS:
         node = apply("mod", apply("add", apply("mul", node, node), Constant(shift)), Constant(_MODULUS))
     return apply("mod", node, count)
+
+
+def _random_number(block: int, count: int, stream: int) -> int:
+    """``_random_block`` of one block, in integers."""
+    number = (block * 40_503 + stream % _MODULUS) % _MODULUS
+    for shift in _SHIFTS:
+        number = (number * number + shift) % _MODULUS
+    return number % count
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,9 +283,30 @@ class BigBird(Keep):
         node = apply("or", near, everywhere)
         num_blocks = apply("floordiv", apply("add", Size(key), Constant(self.block_size - 1)), size)
         for n in range(self.num_random):
-            stream = (self.seed * 1_000_003 + n) * 7_919 + 12_345
-            node = apply("or", node, apply("eq", key_block, _random_block(query_block, num_blocks, stream)))
+            node = apply("or", node, apply("eq", key_block, _random_block(query_block, num_blocks, self._stream(n))))
         return node
+
+    def _stream(self, n: int) -> int:
+        return (self.seed * 1_000_003 + n) * 7_919 + 12_345
+
+    def square_pairs(self, length: int) -> int:
+        """``count(length)``, by blocks: a query block sees global keys, its neighbours, and the random blocks that are
+        neither, each once; all blocks but the last are whole.
+        """
+        size = self.block_size
+        num_blocks = -(-length // size)
+        everywhere = min(self.num_global, num_blocks)
+        held = everywhere * size if everywhere < num_blocks else length
+        pairs = held * length
+        streams = [self._stream(n) for n in range(self.num_random)]
+        for block in range(everywhere, num_blocks):
+            first, last = max(everywhere, block - self.window), min(num_blocks - 1, block + self.window)
+            seen = held + min((last + 1) * size, length) - first * size
+            for other in {_random_number(block, num_blocks, stream) for stream in streams}:
+                if other >= everywhere and not first <= other <= last:
+                    seen += min(size, length - other * size)
+            pairs += seen * min(size, length - block * size)
+        return pairs
 
     def __repr__(self) -> str:
         names = ("window", "num_global", "num_random", "block_size", "seed")

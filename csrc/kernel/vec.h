@@ -40,6 +40,7 @@ using vu = VectorOf<uint32_t, kLanes>::type;
 using vd = VectorOf<double, kDoubles>::type;
 using vl = VectorOf<int64_t, kDoubles>::type;
 using v16 = VectorOf<uint16_t, kLanes>::type;
+using v8 = VectorOf<int8_t, kLanes>::type;
 
 // The vector of a scalar type, and how many it holds.
 template <class T> struct Lanes;
@@ -172,6 +173,14 @@ template <> struct Read<float, F16> {
         v16 raw;
         memcpy(&raw, p, sizeof raw);
         return widen_f16(raw);
+    }
+};
+
+template <> struct Read<float, int8_t> {
+    static QKV_INLINE vf from(const int8_t* p) {
+        v8 raw;
+        memcpy(&raw, p, sizeof raw);
+        return __builtin_convertvector(__builtin_convertvector(raw, vi), vf);
     }
 };
 

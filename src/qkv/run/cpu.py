@@ -15,7 +15,7 @@ from ..errors import InternalError
 from ..plan import Capability, Cost, Request
 from ..plan.cost import dense_flops, price, tensor_bytes
 from ..terms.weights import Differential
-from .fused import Pass, fused
+from .fused import Pass, captured_by_score, fused
 from .result import Computed
 from .scores import by_row
 from .signature import MOST_AXES
@@ -68,20 +68,18 @@ class Cpu:
     def run(self, bound: Bound) -> Computed:
         """The output and whatever statistics were wanted."""
         weights, working = bound.spec.weights, bound.working_dtype
-        job = Pass.of(bound)
         sink = None if bound.lowered.sink is None else by_row(bound, bound.lowered.sink, working)
         rows = None if bound.lowered.row_table is None else bound.lowered.row_table[0].tensor
-        tables = tuple(bound.tables[c] for c in job.captured)
+        tables = tuple(bound.tables[c] for c in captured_by_score(bound))
         # what is rounded to 16 bits is rounded once: sums of several parts are taken before; and the backward takes
         # grad . output from grad . values, where a rounded output would weigh more than the rest
-        dtype = bound.v.dtype
         learns = torch.is_grad_enabled() and any(
             x is not None and x.requires_grad for x in (bound.q, bound.k, bound.v, sink, rows, *tables)
         )
-        if learns or bound.q.dtype != dtype or rows is not None or isinstance(weights, Differential):
-            dtype = working
+        dtype = working if bound.q.dtype != bound.v.dtype or isinstance(weights, Differential) else bound.v.dtype
+        written = working if learns or rows is not None else dtype
         q, k, v = (x.to(dtype).resolve_neg() for x in (bound.q, bound.k, bound.v))
-        output, lse, stats = fused(job, q, k, v, sink, rows, tables)
+        output, lse, stats = fused(Pass.of(bound, written), q, k, v, sink, rows, tables)
         if isinstance(weights, Differential):
             output = _combined(bound, weights, output)
         return Computed(output, lse, stats)

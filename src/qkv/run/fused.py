@@ -37,19 +37,22 @@ STATISTICS = ("max_logit", "entropy", "argmax")
 
 @dataclass(slots=True)
 class Pass:
-    """One call for the core. ``captured`` are the float tables of the score, in the order in which a pass gets them."""
+    """One call for the core, whose output has elements of type ``dtype``. ``captured`` are the float tables of the
+    score, in the order in which a pass gets them.
+    """
 
     bound: Bound
+    dtype: torch.dtype
     captured: tuple[Captured, ...]
     statistics: tuple[str, ...]
     versions: tuple[tuple[Captured, int], ...]
 
     @staticmethod
-    def of(bound: Bound) -> Pass:
+    def of(bound: Bound, dtype: torch.dtype) -> Pass:
         """The pass of a bound call."""
-        node = bound.lowered.score
-        captured = () if node is None else tuple(c for c in captured_in(node) if c.kind is Kind.FLOAT)
-        return Pass(bound, captured, tuple(n for n in STATISTICS if n in bound.want), versions(bound.lowered.captured))
+        captured = captured_by_score(bound)
+        stats = tuple(n for n in STATISTICS if n in bound.want)
+        return Pass(bound, dtype, captured, stats, versions(bound.lowered.captured))
 
     def reading(self, tables: Sequence[Tensor]) -> Pass:
         """The pass with these tensors as its captured tables."""
@@ -70,6 +73,12 @@ class Pass:
             return None, None
         program = compiled(self.bound, gradients)
         return program, program.bind(self.bound, [lowered.query_order[n] for n in shape.order])
+
+
+def captured_by_score(bound: Bound) -> tuple[Captured, ...]:
+    """The float tables of the call's score."""
+    node = bound.lowered.score
+    return () if node is None else tuple(c for c in captured_in(node) if c.kind is Kind.FLOAT)
 
 
 def fused(
@@ -176,7 +185,7 @@ def forward(
         k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
     dtype = bound.working_dtype
     by_row = shape.rows
-    output = output_like(job, shape, q.dtype)
+    output = output_like(job, shape, job.dtype)
     lse = torch.empty(by_row, dtype=dtype)
     stats = [torch.empty(by_row, dtype=torch.int64 if n == "argmax" else dtype) for n in job.statistics]
     num_buckets = 0 if rows is None or shape.is_empty else rows.shape[0]
@@ -195,7 +204,7 @@ def forward(
         views["buckets"] = shape.by_row(buckets, True)
     program, terms = job.terms(shape)
     found = dict(zip(job.statistics, stats, strict=True))
-    outside = shape.signature(bound, q.dtype, num_buckets, views).forward(
+    outside = shape.signature(bound, q.dtype, num_buckets, views, out=job.dtype).forward(
         q=q.data_ptr(),
         k=k.data_ptr(),
         v=v.data_ptr(),
@@ -245,7 +254,7 @@ def gradients(
     (q, k, v), (sink, rows, tables), (output, lse, buckets) = operands, learned, saved
     grad, grad_lse = incoming
     dtype = bound.working_dtype
-    wide = grad.to(dtype)
+    wide = grad = grad.to(dtype)
     delta = (wide * output.to(dtype)).sum(-1)
     if grad_lse is not None and job.has_lse:
         delta = delta - grad_lse
@@ -269,7 +278,7 @@ def gradients(
     for name, x, by_key in (("dq", dq, False), ("dk", dk, True), ("dv", dv, True), ("buckets", by_bucket, False)):
         if x is not None:
             views[name] = shape.by_key(x) if by_key else shape.by_row(x, True)
-    shape.signature(bound, q.dtype, num_buckets, views).backward(
+    shape.signature(bound, q.dtype, num_buckets, views, grad=grad.dtype).backward(
         q=q.data_ptr(),
         k=k.data_ptr(),
         v=v.data_ptr(),

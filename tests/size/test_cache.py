@@ -162,6 +162,13 @@ def test_slots_of_policies(policy: str, kind: Kind, tokens: int, expected: int) 
     assert found.policy == policy
 
 
+def test_llama_cpp_keeps_states_in_f32() -> None:
+    layer = Layer(Kind.STATE, state_size=10, state_heads=1, conv_channels=6, conv_kernel=4)
+    found = [cache_size(of(layer), 8, dtype=dtype, policy="llama.cpp").bytes for dtype in ("f32", "f16", "q8_0")]
+    assert found == [4 * (10 + 6 * 3)] * 3
+    assert cache_size(of(layer), 8, dtype="f16").bytes == 4 * 10 + 2 * 6 * 3
+
+
 def test_llama_cpp_has_short_caches_for_some_families_alone() -> None:
     mistral, gemma = model("mistral-7b-v0.1"), model("gemma-2-9b")
     assert {g.slots for g in cache_size(mistral, 32768, policy="llama.cpp", dtype="f16").groups} == {32768}

@@ -61,8 +61,14 @@ def test_a_reserve_and_what_the_model_names() -> None:
             "both a context and a batch are given, so that nothing is left to find.\n"
             "  Give context= for the largest batch, or batch= for the largest context.",
         ),
-        ({"reserve": "2GiB"}, "reserve=2147483648 leaves nothing of memory=1073741824.\n  What is left holds the cache."),
-        ({"reserve": "1GiB"}, "reserve=1073741824 leaves nothing of memory=1073741824.\n  What is left holds the cache."),
+        (
+            {"reserve": "2GiB"},
+            "reserve=2147483648 leaves nothing of memory=1073741824.\n  What is left holds the cache.",
+        ),
+        (
+            {"reserve": "1GiB"},
+            "reserve=1073741824 leaves nothing of memory=1073741824.\n  What is left holds the cache.",
+        ),
         ({"context": 0}, "context=0 is too small.\n  It is at least 1."),
         ({"batch": 0}, "batch=0 is too small.\n  It is at least 1."),
     ],

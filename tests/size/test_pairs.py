@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import qkv
-from qkv.errors import SpecError
+from qkv.errors import LimitError, SpecError
 from qkv.size import (
     bigbird_pairs,
     causal_pairs,
@@ -80,6 +80,16 @@ def test_bigbird_of_a_million_tokens() -> None:
     blocks = 2**20 // 64
     inner = 2 * blocks + (blocks - 2) * (2 + 3) - 2  # the first such block meets a global one, the last has no next
     assert bigbird_pairs(2**20, window=1, num_global=2, num_random=0, block_size=64) == inner * 64**2
+
+
+def test_more_blocks_than_are_counted() -> None:
+    with pytest.raises(LimitError) as caught:
+        bigbird_pairs(2**25)
+    assert str(caught.value) == (
+        "count of 33554432 positions in blocks of 1: more than 16777216 blocks.\n"
+        "  Counting takes time in proportion to them; count a shorter part, or take larger blocks."
+    )
+    assert bigbird_pairs(2**25, num_global=2**24, block_size=2) == 2**50
 
 
 def test_any_mask_is_counted_by_its_density() -> None:

@@ -8,8 +8,8 @@ The queries are the last ``queries`` positions of ``keys``: a whole prompt where
 from __future__ import annotations
 
 from ..errors import SpecError
+from ..terms.bigbird import BigBird, bigbird
 from ..terms.keep import Keep
-from ..terms.masks import BigBird, bigbird
 
 
 def _places(queries: int, keys: int) -> int:
@@ -104,7 +104,7 @@ def visible_pairs(keep: Keep | None, queries: int, keys: int | None = None) -> i
     """Pairs that ``keep`` keeps, counted exactly without an array of them; every pair without a mask.
 
     ``visible_pairs(keep, n, m) / (n * m)`` is ``keep.density(n, m)``. Raises ``LimitError`` beyond
-    ``limits.COUNTED_POSITIONS``.
+    ``limits.COUNTED_POSITIONS``, for a square BigBird beyond ``limits.COUNTED_BLOCKS``.
 
     >>> import qkv
     >>> visible_pairs(qkv.causal() & qkv.window(2), 5), visible_pairs(None, 2, 3)

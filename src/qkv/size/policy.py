@@ -104,7 +104,8 @@ class Policy:
         kinds = {layer.kind for layer in layers}
         if self.states_in_f32 and Kind.STATE in kinds and ask.state_dtype.name != "f32":
             raise SpecError(
-                f'policy "{self.name}" stores states in f32, not in {ask.state_dtype.name}.\n  Leave state_dtype at f32.'
+                f'policy "{self.name}" stores states in f32, not in {ask.state_dtype.name}.\n'
+                "  Leave state_dtype at f32."
             )
         for kind, reason in self.refuses:
             if kind in kinds:

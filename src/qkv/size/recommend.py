@@ -302,10 +302,8 @@ def _why_multi_head(scenario: Scenario, chosen: Figures, found: Figured) -> tupl
             f"{show_bytes(chosen.weight_bytes)} of its projections: sharing heads would gain little"
         )
     else:
-        why = (
-            f"no rule of this use speaks against it, though a decoded token reads {show_bytes(chosen.cache_read_bytes)} "
-            f"of cache beside the {show_bytes(chosen.weight_bytes)} of its projections"
-        )
+        read, weights = show_bytes(chosen.cache_read_bytes), show_bytes(chosen.weight_bytes)
+        why = f"no rule of this use speaks against it; a decoded token reads {read} of cache and {weights} of weights"
     return why, _VASWANI
 
 

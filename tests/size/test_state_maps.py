@@ -80,3 +80,15 @@ def test_a_time_step_that_the_config_leaves_open() -> None:
     assert ("time step", 3, 80) in found.layers[0].maps
     assert "time_step_rank is not in the config: auto, the default of its class" in found.notes
     assert flops(found, 4).left_out == ()
+
+
+def test_the_state_and_the_maps_of_rwkv_and_what_moves() -> None:
+    """RWKV-4, 8 wide and 12 inside: three numbers a channel and two shifted inputs; bytes of inputs and results."""
+    config = {"model_type": "rwkv", "num_hidden_layers": 1, "hidden_size": 8, "attention_hidden_size": 12}
+    layer = Model.from_config(config).layers[0]
+    assert layer.state_size == 3 * 12 + 2 * 8
+    assert layer.maps == (("receptance, key and value", 8, 36), ("output", 12, 8))
+    work = layer_work(layer, 8, 5, batch=2)
+    assert work.activation_bytes == 2 * 5 * (8 + 36 + 12 + 8) * 2
+    assert work.read_bytes == work.write_bytes == 2 * 4 * layer.state_size
+    assert work.weight_bytes == (8 * 36 + 12 * 8) * 2

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import CacheError
-from .codec import width
+from .codec import BITS, width
 from .dense import Dense, Quantized
 from .dense import State as DenseState
 from .latent import Latent
@@ -144,9 +144,9 @@ class File:
     def bits(self) -> int | None:
         """8, 4 or None."""
         value = self.settings.get("bits")
-        if value not in (None, 8, 4) or isinstance(value, bool):
+        if value is not None and (isinstance(value, bool) or value not in BITS):
             raise self.fail(f"bits = {value!r:.40}")
-        return value
+        return None if value is None else int(value)
 
     def rows(self) -> Rows | None:
         """Sizes and type of rows; None for a cache that holds nothing."""
@@ -318,9 +318,9 @@ def _recurrent(file: File) -> Cache:
         return cache
     dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
     found = file.tensors.get("memory")
-    shape = () if found is None else tuple(found.shape)
+    shape: tuple[int, ...] = () if found is None else tuple(found.shape)
     good = len(shape) >= len(rows.shared) + 2 and shape[: len(rows.shared)] == rows.shared
-    if not good or shape[-1] != rows.value_size:
+    if not good or shape[-1:] != (rows.value_size,):
         raise file.fail(f'"memory" has the shape {shape}')
     memory = file.take("memory", shape, dtype)
     cache.state = RecurrentState(memory, file.take("total", (*shape[:-1], 1), dtype), standing, fades)
@@ -333,17 +333,18 @@ def _read(path: Any, device: Any) -> File:
     package = _package("safetensors")
     try:
         with package.safe_open(path, framework="pt", device=str(device)) as file:
-            about = json.loads((file.metadata() or {})["qkv"])
+            said = cast("dict[str, str]", file.metadata() or {})
+            about: Any = json.loads(said["qkv"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (OSError, ValueError, KeyError, TypeError, RecursionError, package.SafetensorError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
     if not isinstance(about, dict) or cast("dict[str, Any]", about).get("format") != FORMAT:
         raise _damaged(path, "it was not written by qkv, or by another version")
-    said = cast("dict[str, Any]", about)
-    settings: Any = said.get("settings")
+    known = cast("dict[str, Any]", about)
+    settings: Any = known.get("settings")
     if not isinstance(settings, dict):
         raise _damaged(path, f"settings = {settings!r:.40}")
-    return File(path, said, cast("dict[str, Any]", settings), tensors)
+    return File(path, known, cast("dict[str, Any]", settings), tensors)
 
 
 def _package(name: str) -> Any:

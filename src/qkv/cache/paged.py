@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from ..errors import CacheError, SpecError
 from ..terms.expr import Captured
@@ -59,9 +59,9 @@ class Paged(Cache):
     kind: ClassVar[str] = "paged"
 
     def __init__(self, pool: PagePool | None = None) -> None:
-        super().__init__()
         if pool is not None and not isinstance(pool, PagePool):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise SpecError(f"Paged: pool = {pool!r:.80}.\n  Give a pool: qkv.cache.PagePool(page_size=64).")
+        super().__init__()
         self.pool = PagePool() if pool is None else pool
         self.state: State = self.fresh()
         self._taken: list[int] = []
@@ -291,7 +291,7 @@ class Paged(Cache):
     def truncate(self, count: int | Sequence[int]) -> None:
         """Keeps the first ``count`` tokens of each sequence; one number for all, or one for each."""
         state = self.state
-        each = [count] * len(state.lengths) if isinstance(count, int) else list(count)
+        each: list[Any] = [count] * len(state.lengths) if isinstance(count, int) else list(count)
         limits = [self.length] * len(each) if isinstance(count, int) else list(state.lengths)
         sound = len(each) == len(state.lengths) and all(
             isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= most
@@ -313,7 +313,7 @@ class Paged(Cache):
             table.append(row[:pages])
             gone += row[pages:]
         standing = state.standing.cut(max(lengths, default=0))
-        if standing.given is not None and len(set(lengths)) > 1:
+        if (standing.given is not None or standing.first) and len(set(lengths)) > 1:
             raise CacheError(
                 "truncate: positions were given, and the sequences would differ in length.\n"
                 "  Keep as many tokens of each."
@@ -331,7 +331,7 @@ class Paged(Cache):
     def reorder(self, index: Tensor | Sequence[int]) -> None:
         """The chosen sequences' pages, held as often as they were chosen."""
         chosen = self.sequences(index)
-        listed: list[int] = chosen.tolist()
+        listed = cast("list[int]", chosen.tolist())  # pyright: ignore[reportUnknownMemberType]
         state = self.state
         table = tuple(state.table[n] for n in listed)
         lengths = tuple(state.lengths[n] for n in listed)
@@ -347,7 +347,7 @@ class Paged(Cache):
         super().release()
 
     def __del__(self) -> None:
-        if hasattr(self, "state"):
+        if hasattr(self, "pool") and hasattr(self, "state"):
             self.pool.give([page for row in self.state.table for page in row])
 
     @classmethod
@@ -378,8 +378,8 @@ class Paged(Cache):
         for row, ids, length in zip(self.state.table, self._ids("publish", tokens), self.state.lengths, strict=True):
             before = 0
             for n in range(min(len(ids), length) // size):
-                tokens = ids[n * size : (n + 1) * size]
-                before = self.pool.name(row[n], (before, tokens), (self.seal, self.features))
+                part = ids[n * size : (n + 1) * size]
+                before = self.pool.name(row[n], (before, part), (self.seal, self.features))
 
     def reuse(self, tokens: Sequence[Sequence[int]]) -> list[int]:
         """Begins with the pages that are known by prefixes of these token ids; returns how many tokens of each sequence
@@ -438,7 +438,7 @@ class Paged(Cache):
         listed = [tuple(int(n) for n in each) for each in tokens]
         if len(listed) != len(self.state.table):
             raise CacheError(
-                f"{what}: token ids of {len(listed)} sequences are given, and the cache holds {len(self.state.table)}.\n"
+                f"{what}: token ids of {len(listed)} sequences, and the cache holds {len(self.state.table)}.\n"
                 "  Give a list of ids for each sequence."
             )
         return listed

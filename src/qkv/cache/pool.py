@@ -111,7 +111,8 @@ class PagePool:
                 )
         if rows.dtype != self.rows.dtype:
             raise DtypeError(
-                f"append: k is {rows.dtype}, and the pool's pages {self.rows.dtype}.\n  Convert it, or make another pool."
+                f"append: k is {rows.dtype}, and the pool's pages {self.rows.dtype}.\n"
+                "  Convert it, or make another pool."
             )
         if rows.device != self.rows.device:
             raise DeviceError(
@@ -125,8 +126,8 @@ class PagePool:
             return
         if self.num_pages is not None and have + lacking > self.num_pages:
             raise CacheError(
-                f"append: {count} pages are needed, and {self.num_pages - self.num_used} of the pool's {self.num_pages} "
-                "are free.\n  Release or truncate sequences, or make a larger pool."
+                f"append: {count} pages are needed, and {self.num_pages - self.num_used} of the pool's "
+                f"{self.num_pages} are free.\n  Release or truncate sequences, or make a larger pool."
             )
         most = self.num_pages
         total = max(have + lacking, 2 * have, LEAST) if most is None else most

@@ -290,7 +290,7 @@ class Cache(ABC):
         whole = not (chosen.dtype.is_floating_point or chosen.dtype.is_complex or chosen.dtype == torch.bool)
         if chosen.dim() != 1 or not whole or (chosen.numel() and not bool(((chosen >= 0) & (chosen < size)).all())):
             raise CacheError(
-                f"reorder: index = {chosen.tolist()} does not choose among {size} sequences.\n"
+                f"reorder: index = {index!r:.80} does not choose among {size} sequences.\n"
                 f"  Give a list of numbers from 0 to {size - 1}."
             )
         return chosen.to(device=self.rows.device, dtype=torch.int64)

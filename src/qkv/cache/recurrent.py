@@ -97,7 +97,9 @@ class Recurrent(Cache):
         key, value = k.to(wide), v.to(wide)
         memory, total = key.transpose(-1, -2) @ value, key.sum(-2).unsqueeze(-1)
         if self.state.memory is not None and self.state.total is not None:
-            memory, total = memory + self.state.memory, total + self.state.total
+            # a call may have left axes of size 1 for groups of heads
+            memory = memory.reshape(self.state.memory.shape) + self.state.memory
+            total = total.reshape(self.state.total.shape) + self.state.total
         self.rows = rows
         self.remember(memory, total, k.shape[-2], positions, fades=False)
 
@@ -117,9 +119,9 @@ class Recurrent(Cache):
 
     def truncate(self, count: int) -> None:
         """0 begins anew, and all tokens stay as they are; anything else raises ``CacheError``."""
-        if count == 0 and not isinstance(count, bool):
+        if count == 0:
             self.release()
-        elif count != self.length or isinstance(count, bool):
+        elif count != self.length:
             raise CacheError(
                 f"truncate({count!r}): the recurrent cache holds a sum over {self.length} tokens, out of which none "
                 "can be taken.\n  Fork it before a draft, and go on with the fork that is accepted."

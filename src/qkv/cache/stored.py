@@ -26,8 +26,8 @@ class Stored:
     ``start``: the slot of the oldest key; keys follow cyclically over data's slots. ``count``: how many keys, the most
     of any sequence. ``pages``: int32 ``[batch, most pages]``; slot j of sequence b is ``pages[b, j // page_size]`` at
     ``j % page_size``, and unused entries are 0. ``lengths``: int64 ``[batch]`` where sequences have different numbers
-    of keys: ``part`` has zeros behind them. ``feature_size``: features in a row, packed or not. ``dtype``: what ``part``
-    makes of codes.
+    of keys: ``part`` has zeros behind them. ``feature_size``: features in a row, packed or not. ``dtype``: what codes
+    become in ``part``.
     """
 
     data: Tensor

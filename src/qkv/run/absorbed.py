@@ -127,9 +127,9 @@ def _queries(bound: Bound, cache: Latent, dtype: torch.dtype) -> Tensor:
     q = bound.q.to(dtype)
     rotary_size = cache.rotary_size
     content = q.shape[-1] - rotary_size
-    parts = (rotary_size, content) if cache.rotary == "first" else (content, rotary_size)
-    first, second = q.split(parts, dim=-1)
-    turned, plain = (first, second) if cache.rotary == "first" else (second, first)
+    first = cache.rotary == "first"
+    turned = q.narrow(-1, 0 if first else content, rotary_size)
+    plain = q.narrow(-1, rotary_size if first else 0, content)
     up_k, _ = cache.ups(dtype)
     absorbed = (plain.flatten(shared, -2) @ up_k).reshape(*plain.shape[:-1], cache.latent_size)
     both = torch.cat((absorbed, turned), dim=-1)

@@ -324,7 +324,9 @@ def precision_of(made: Frame, exact: bool) -> torch.dtype:
 
 def parted(x: Tensor) -> Tensor:
     """The features in two halves, one for each map of differential weights, as a leading axis."""
-    return x.unflatten(-1, (2, x.shape[-1] // 2)).movedim(-2, 0)
+    import torch
+
+    return torch.unflatten(x, -1, (2, x.shape[-1] // 2)).movedim(-2, 0)
 
 
 def turned(made: Frame, x: Tensor, places: Places, side: int, precision: torch.dtype) -> Tensor:

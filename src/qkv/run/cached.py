@@ -8,16 +8,16 @@ refuses to know how a cache keeps its keys, and how sums are taken.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from ..cache import Cache, Latent, Recurrent, Stored
 from ..cache.protocol import Rows, View
 from ..coords import Named
-from ..errors import CacheError, CoordinateError, ShapeError, SizeMismatch, SpecError
+from ..errors import CacheError, CoordinateError, DtypeError, ShapeError, SizeMismatch, SpecError
 from ..plan import Plan, Request, choose, find, forced
 from ..spec import Lowered, Spec
 from ..terms.expr import Index, Lookup, apply
@@ -34,6 +34,7 @@ from .bind import (
     check_tensors,
     frame,
     mapped,
+    parted,
     precision_of,
     turned,
 )
@@ -77,18 +78,23 @@ class Asked:
 
 
 def concerns(k: Any, v: Any, options: Mapping[str, Any]) -> bool:
-    """Whether a call has a cache. Raises ``SpecError`` for one that lacks it."""
+    """Whether a call has a cache. Raises ``DtypeError`` or ``SpecError`` for one that lacks it."""
     if options.get("cache") is not None:
         return True
     if k is not None and v is not None and not options.keys() & OPTIONS:
         return False
-    said = [name for name in ("lengths", "invariant") if options.get(name)]
-    if k is None or v is None or said:
-        lacking = " and ".join(name for name, x in (("k", k), ("v", v)) if x is None)
-        raise SpecError(
-            f"{f'{lacking} not given' if lacking else f'{said[0]}= is given'}, and there is no cache.\n"
-            "  Give q, k and v; or a cache that holds keys: spec(q, cache=cache)."
-        )
+    for name, x in (("k", k), ("v", v)):
+        if x is None:
+            raise DtypeError(
+                f"{name} is NoneType, not a torch tensor.\n"
+                "  Give q, k and v; or a cache that holds keys: spec(q, cache=cache)."
+            )
+    for name in ("lengths", "invariant"):
+        if options.get(name):
+            raise SpecError(
+                f"{name}={options[name]!r:.80} speaks of a cache, and there is none.\n"
+                "  Give one of qkv.cache: spec(q, k, v, cache=cache)."
+            )
     return False
 
 
@@ -99,8 +105,7 @@ def without(options: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: value for name, value in options.items() if name not in OPTIONS}
 
 
-@torch.compiler.disable  # pyright: ignore[reportUntypedFunctionDecorator] - a cache changes, which no graph may hold
-def run(spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Result:
+def _run(spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Result:
     """The result of one call; the cache holds the new tokens afterwards, or what it held before where this raises."""
     cache: Any = options["cache"]
     _check_cache(cache, q, k, v)
@@ -118,6 +123,10 @@ def run(spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Resul
             cache.restore(before)
             raise
     return result
+
+
+# a cache changes, which no graph may hold
+run = cast("Callable[[Spec, Any, Any, Any, Mapping[str, Any]], Result]", torch.compiler.disable(_run))  # pyright: ignore[reportUnknownMemberType]
 
 
 def plan(spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Plan:
@@ -420,7 +429,7 @@ def _bound(asked: Asked, made: Frame, q: Tensor, view: View, places: Places, *, 
         keys = torch.empty(shape, dtype=working, device="meta")
         values = torch.empty((*values.shared, values.count, values.feature_size), dtype=working, device="meta")
     else:
-        keys = keys.unflatten(-1, (2, keys.shape[-1] // 2)).movedim(-2, 0) if branches else keys
+        keys = parted(keys) if branches else keys
         keys = mapped(made, keys.to(precision) if isinstance(spec.weights, Linear) else keys, exact)
     seed = asked.options.get("seed")
     chosen = seed if seed is not None else dropping.draw_seed() if asked.dropout else 0
@@ -469,9 +478,19 @@ def _recurring(asked: Asked, cache: Recurrent, q: Tensor, k: Tensor | None, v: T
         cache.rows = cache.accept(rows.to(k.dtype), values, asked.lengths)
     queries = mapped(made, turned(made, made.query.canonical(q), at, 0, precision), False)
     bound = assembled(made, (queries, mapped(made, rows, False), values), at, asked.want, 0.0, 0, False)
-    bound.recurrence = Recurrence(cache.state.memory, cache.state.total)
+    bound.recurrence = _sums(cache, len(lowered.shared), len(lowered.query_order) - 1)
     bound.after = lambda: _remembered(cache, bound, asked.num_new, positions)
     return bound, chosen
+
+
+def _sums(cache: Recurrent, shared: int, groups: int) -> Recurrence:
+    """The sums so far, with an axis for each group of heads."""
+    memory, total = cache.state.memory, cache.state.total
+    if memory is None or total is None:
+        return Recurrence()
+    for _ in range(shared + groups + 2 - memory.dim()):
+        memory, total = memory.unsqueeze(shared), total.unsqueeze(shared)
+    return Recurrence(memory, total)
 
 
 def _remembered(cache: Recurrent, bound: Bound, count: int, positions: int | Tensor | None) -> None:

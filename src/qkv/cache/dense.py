@@ -119,12 +119,6 @@ class Dense(Cache):
             raise self.empty("spec(q, cache=)")
         return self.state.keys, self.state.values, self.state.standing
 
-    @property
-    def slots(self) -> tuple[Slots, Slots, int]:
-        """The storage of keys and of values, and the slot of the oldest token."""
-        keys, values, _ = self._held()
-        return keys, values, 0
-
     def truncate(self, count: int) -> None:
         """Keeps the first ``count`` tokens; storage stays."""
         kept = checked_count(self.kind, count, self.length)

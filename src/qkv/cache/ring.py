@@ -136,14 +136,6 @@ class Ring(Cache):
         count = state.standing.count
         return View(state.keys.stored(state.start, count), state.values.stored(state.start, count), state.standing)
 
-    @property
-    def slots(self) -> tuple[Slots, Slots, int]:
-        """The storage of keys and of values, and the slot of the oldest token."""
-        state = self.state
-        if state.keys is None or state.values is None:
-            raise self.empty("spec(q, cache=)")
-        return state.keys, state.values, state.start
-
     def truncate(self, count: int) -> None:
         """Takes the last tokens back, as long as the window before them is still held."""
         state = self.state

@@ -23,7 +23,7 @@ from ..spec import Lowered, Spec
 from ..terms.expr import Index, Lookup, apply
 from ..terms.weights import Linear
 from . import dropout as dropping
-from . import finite, latent, quick_cached
+from . import finite, latent
 from .bind import (
     Bound,
     Frame,
@@ -117,7 +117,6 @@ def _run(spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Resu
             bound, plan = _appended(asked, q, k, v)
             result = result_of(bound.frame, bound, find(plan.strategy).run(bound), plan)
             bound.after()
-            quick_cached.remember(spec, q, k, v, cache, bound, plan)
             cache.settle()
         except BaseException:
             cache.restore(before)

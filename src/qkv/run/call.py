@@ -20,7 +20,7 @@ from ..errors import InternalError, SpecError
 from ..plan import Plan, Request, choose, find, forced, strategy
 from ..spec import DEFAULT_PATTERN, Spec, hang
 from ..terms.worded import found
-from . import cached, finite, quick, quick_cached, traced
+from . import cached, finite, quick, traced
 from . import dropout as dropping
 from .bind import Bound, Frame, bind, check_dropout, check_tensors, frame
 from .names import any_named, arranged, named_result, pattern_of
@@ -197,10 +197,6 @@ class Door:
     ) -> Any:
         """The output alone of one call; ``alias`` is what it is known by beside its spec."""
         if cached.concerns(k, v, options):
-            if len(options) == 1 and not traced.is_tracing():
-                output = quick_cached.answer(spec, q, k, v, options.get("cache"))
-                if output is not None:
-                    return output
             return cached.run(spec, q, k, v, options).output
         options = cached.without(options)
         if traced.is_tracing():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..core import loaded
@@ -71,10 +71,6 @@ class Shape:
             q.shape[-1],
             v.shape[-1],
         )
-
-    def with_keys(self, count: int) -> Shape:
-        """The same axes with room for ``count`` keys."""
-        return replace(self, keys=(count,))
 
     @property
     def rows(self) -> tuple[int, ...]:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..cache import Stored
-    from ..cache.slots import Slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +65,6 @@ def placed(shape: Shape, keys: Stored, values: Stored) -> Placed:
         placing = {"ring_slots": [keys.data.shape[-2]]}
         addresses["ring_start"] = keys.start
     return Placed(element, views, addresses, placing)
-
-
-def plain_stored(shape: Shape, keys: Slots, values: Slots, *, ring: bool) -> Placed:
-    """Storage without pages, whatever part of it is in use: addresses and a ring's start come with each call."""
-    views = {"k": shape.by_key(keys.data), "v": shape.by_key(values.data)}
-    if keys.scale is not None and values.scale is not None:
-        views["k_scale"] = shape.by_key(keys.scale.unsqueeze(-1))
-        views["v_scale"] = shape.by_key(values.scale.unsqueeze(-1))
-    element = element_of(keys.data.dtype) if keys.bits is None else CODES[keys.bits]
-    return Placed(element, views, {}, {"ring_slots": [keys.num_slots]} if ring else {})
 
 
 def _strides(shape: Shape, stored: Stored, x: Tensor) -> Strides:

@@ -1,11 +1,12 @@
-# Reads the symbols of one target's object file: cmake -DNM=nm -DOBJECT=file.o -DTARGET=avx512 -P symbols.cmake
+# Reads the symbols of one target's object files:
+# cmake -DNM=nm -DOBJECT=file.o -DTERMS=terms.o -DTARGET=avx512 -P symbols.cmake
 #
 # The linker keeps one copy of a function that several files define weakly. If it takes the one compiled with AVX-512,
 # every machine runs it, at any time; so no function may leave a target's file but in the target's own namespace. And
 # nothing there may run when the library is loaded.
-execute_process(COMMAND ${NM} -C ${OBJECT} OUTPUT_VARIABLE symbols RESULT_VARIABLE failed)
+execute_process(COMMAND ${NM} -C ${OBJECT} ${TERMS} OUTPUT_VARIABLE symbols RESULT_VARIABLE failed)
 if(failed)
-  message(FATAL_ERROR "${NM} cannot read ${OBJECT}")
+  message(FATAL_ERROR "${NM} cannot read ${OBJECT} and ${TERMS}")
 endif()
 string(REPLACE ";" "," symbols "${symbols}")
 string(REPLACE "\n" ";" symbols "${symbols}")

@@ -51,7 +51,8 @@ set_tests_properties(pool ${at_exit} PROPERTIES ENVIRONMENT "TSAN_OPTIONS=atexit
 if(CMAKE_NM AND NOT QKV_SANITIZE)
   foreach(name IN LISTS QKV_TARGET_NAMES)
     add_test(NAME symbols_${name} COMMAND ${CMAKE_COMMAND} -DNM=${CMAKE_NM} -DTARGET=${name}
-      -DOBJECT=$<TARGET_OBJECTS:qkv_target_${name}> -P ${CMAKE_CURRENT_SOURCE_DIR}/cmake/symbols.cmake)
+      -DOBJECT=$<TARGET_OBJECTS:qkv_target_${name}> -DTERMS=$<TARGET_OBJECTS:qkv_target_${name}_terms>
+      -P ${CMAKE_CURRENT_SOURCE_DIR}/cmake/symbols.cmake)
   endforeach()
 endif()
 qkv_add_test(terms)

@@ -8,6 +8,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
@@ -100,9 +101,9 @@ qkv::Axes axes_of(const char* what, const Sizes& sizes) {
     return axes;
 }
 
-// Fills the strides of a view and checks that no element of it is further away than addresses reach.
+// Fills the strides of a view and checks that no element of it is further away than addresses reach; `pages` lie a step apart.
 void place(const std::string& name, const Strides& strides, const qkv::Axes& shared, const qkv::Axes& items, int64_t last_size,
-           qkv::View& view) {
+           qkv::View& view, int64_t num_pages = 1, int64_t page_step = 0) {
     const auto& [along_shared, along_items, last] = strides;
     if (static_cast<int>(along_shared.size()) != shared.count || static_cast<int>(along_items.size()) != items.count) {
         throw CallError("the strides of " + name + " are not as many as its axes");
@@ -116,6 +117,17 @@ void place(const std::string& name, const Strides& strides, const qkv::Axes& sha
     for (int n = 0; n < shared.count; ++n) reach(shared.size[n], view.shared[n] = along_shared[n]);
     for (int n = 0; n < items.count; ++n) reach(items.size[n], view.item[n] = along_items[n]);
     reach(last_size, view.last = last);
+    reach(num_pages, page_step);
+}
+
+// What a caller says of where keys lie: names and whole numbers.
+using Placing = std::map<std::string, Sizes>;
+
+int64_t placed_number(const Placing& placing, const char* name, int64_t otherwise) {
+    const auto at = placing.find(name);
+    if (at == placing.end()) return otherwise;
+    if (at->second.size() != 1) throw CallError(std::string("the place of keys has not one number for ") + name);
+    return at->second[0];
 }
 
 void* pointer(Address address) { return reinterpret_cast<void*>(address); }
@@ -124,11 +136,18 @@ class Attention {
   public:
     Attention(int element, const Sizes& shared, const Sizes& rows, const Sizes& keys, int64_t feature_size, int64_t value_size,
               double scale, int weighing, double bias, int64_t terms_shared, const Sizes& pair_row, int64_t num_buckets,
-              const std::map<std::string, Strides>& views) {
+              const std::map<std::string, Strides>& views, int key_element, int out_element, int grad_element, const Placing& placing) {
         if (element < 0 || element > static_cast<int>(qkv::Element::f16)) throw CallError("an attention call has elements of no known type");
         if (weighing < 0 || weighing > static_cast<int>(qkv::Weighing::sigmoid)) throw CallError("an attention call has an unknown weighing");
         qkv::Problem& call = problem_;
         call.element = static_cast<qkv::Element>(element);
+        if (key_element > static_cast<int>(qkv::Element::code4)) throw CallError("an attention call has keys of no known type");
+        call.key_element = key_element < 0 ? call.element : static_cast<qkv::Element>(key_element);
+        const bool codes = qkv::is_code(call.key_element);
+        if ((call.element == qkv::Element::f64) != (call.key_element == qkv::Element::f64)) {
+            throw CallError("an attention call has keys of a type that its queries do not meet");
+        }
+        out_element_ = row_element(out_element), grad_element_ = row_element(grad_element);
         call.shared = axes_of("the shared coordinates", shared);
         call.rows = axes_of("the rows", rows);
         call.keys = axes_of("the keys", keys);
@@ -146,7 +165,11 @@ class Attention {
         for (std::size_t n = 0; n < pair_row.size(); ++n) call.pair_row[n] = pair_row[n];
         checked_total("the value table", {sides[0], sides[1], num_buckets});
         call.num_buckets = num_buckets;
+        place_keys(placing);
         for (const auto& [name, strides] : views) take(name, strides);
+        if (codes && !(views.contains("k_scale") && views.contains("v_scale"))) {
+            throw CallError("an attention call with codes has no strides of their scales");
+        }
         for (const char* name : {"q", "k", "v"}) {
             if (!views.contains(name)) throw CallError(std::string("an attention call has no strides of ") + name);
         }
@@ -154,12 +177,16 @@ class Attention {
                 static_cast<double>(feature_size + value_size);
     }
 
-    // The lookup that left its table at a pair that counts, or -1.
+    // The lookup that left its table at a pair that counts, or -1. `num_keys`: how many of the keys there are this time, all
+    // where it is below 0.
     int forward(Address q, Address k, Address v, Address out, Address sink, Address lse, Address level, Address entropy,
-                Address argmax, Address buckets, nb::handle terms, double dropout, uint64_t seed, int num_threads) const {
+                Address argmax, Address buckets, nb::handle terms, double dropout, uint64_t seed, int num_threads, Address k_scale,
+                Address v_scale, Address pages, int64_t ring_start, int64_t num_keys) const {
         qkv::Forward call{};
         static_cast<qkv::Problem&>(call) = problem_;
+        call.out_element = out_element_;
         start(call, q, k, v, terms, dropout, seed);
+        find_keys(call, k_scale, v_scale, pages, ring_start, num_keys);
         if (out == 0 && call.value_size > 0 && call.shared.total() * call.rows.total() > 0) throw CallError("an attention call has no output");
         put(call.out, out_, out, "out"), put(call.sink, sink_, sink, "sink"), put(call.lse, lse_, lse, "lse");
         put(call.level, lse_, level, "level"), put(call.entropy, lse_, entropy, "entropy"), put(call.argmax, lse_, argmax, "argmax");
@@ -174,7 +201,9 @@ class Attention {
     void run(Address q, Address k, Address v, Address out, nb::handle terms, int num_threads) const {
         qkv::Forward call{};
         static_cast<qkv::Problem&>(call) = problem_;
+        call.out_element = out_element_;
         start(call, q, k, v, terms, 0.0, 0);
+        find_keys(call, 0, 0, 0, 0, -1);
         put(call.out, out_, out, "out");
         if (call.num_buckets > 0) throw CallError("an attention call with a value table has no place for its sums");
         const qkv::Target& target = qkv::target();
@@ -191,6 +220,10 @@ class Attention {
                  nb::handle terms, double dropout, uint64_t seed, int num_threads) const {
         qkv::Backward call{};
         static_cast<qkv::Problem&>(call) = problem_;
+        call.grad_element = grad_element_;
+        if (!call.placed.is_plain() || num_pages_ > 0 || call.key_element != call.element) {
+            throw CallError("a backward's keys are in a ring, in pages or of another type than its queries");
+        }
         start(call, q, k, v, terms, dropout, seed);
         put(call.grad, grad_, grad, "grad"), put(call.lse, lse_, lse, "lse"), put(call.delta, lse_, delta, "delta");
         put(call.bucket_grad, buckets_, bucket_grad, "bucket_grad");
@@ -228,9 +261,18 @@ class Attention {
             place(name, strides, call.shared, items, last, view);
             to = view;
         };
+        const auto key = [&](qkv::View& view, int64_t size, int64_t page_step) {
+            if (call.key_element == qkv::Element::code4) {
+                size = (size + qkv::kCodeRun - 1) / qkv::kCodeRun * (qkv::kCodeRun / 2);
+                if (std::get<2>(strides) != 1) throw CallError("half bytes lie apart in " + name);
+            }
+            place(name, strides, call.shared, slots_, size, view, std::max<int64_t>(num_pages_, 1), page_step);
+        };
         if (name == "q") place(name, strides, call.shared, call.rows, call.feature_size, call.q);
-        else if (name == "k") place(name, strides, call.shared, call.keys, call.feature_size, call.k);
-        else if (name == "v") place(name, strides, call.shared, call.keys, call.value_size, call.v);
+        else if (name == "k") key(call.k, call.feature_size, call.placed.k_page);
+        else if (name == "v") key(call.v, call.value_size, call.placed.v_page);
+        else if (name == "k_scale") place(name, strides, call.shared, slots_, 1, call.placed.k_scale, std::max<int64_t>(num_pages_, 1), call.placed.k_scale_page);
+        else if (name == "v_scale") place(name, strides, call.shared, slots_, 1, call.placed.v_scale, std::max<int64_t>(num_pages_, 1), call.placed.v_scale_page);
         else if (name == "out") fill(out_, call.rows, call.value_size);
         else if (name == "grad") fill(grad_, call.rows, call.value_size);
         else if (name == "sink") fill(sink_, call.rows, 1);
@@ -240,6 +282,79 @@ class Attention {
         else if (name == "dk") fill(dk_, call.keys, call.feature_size);
         else if (name == "dv") fill(dv_, call.keys, call.value_size);
         else throw CallError("an attention call knows no tensor called " + name);
+    }
+
+    qkv::Element row_element(int element) const {
+        if (element < 0) return problem_.element;
+        const auto wanted = static_cast<qkv::Element>(element);
+        const bool known = element <= static_cast<int>(qkv::Element::f16);
+        if (!known || (wanted == qkv::Element::f64) != (problem_.element == qkv::Element::f64)) {
+            throw CallError("an attention call has results of a type that it does not work in");
+        }
+        return wanted;
+    }
+
+    // Where keys lie, before strides are known: `slots_` are the axes along which strides of keys run.
+    void place_keys(const Placing& placing) {
+        qkv::Placement& placed = problem_.placed;
+        slots_ = problem_.keys;
+        if (placing.empty()) return;
+        if (problem_.keys.count != 1) throw CallError("keys that are placed have not one axis");
+        if (placing.contains("ring_slots")) {
+            placed.ring_slots = placed_number(placing, "ring_slots", 0);
+            checked_total("the slots of a ring", {placed.ring_slots});
+            if (placed.ring_slots < 1 || problem_.keys.size[0] > placed.ring_slots) throw CallError("a ring has fewer slots than keys");
+            slots_.size[0] = placed.ring_slots;
+            return;
+        }
+        num_pages_ = placed_number(placing, "num_pages", 0);
+        const int64_t slots = placed_number(placing, "page_slots", 0);
+        const auto steps = placing.find("page_shared"), apart = placing.find("pages_apart");
+        if (num_pages_ < 1 || num_pages_ > INT32_MAX || slots < 1 || slots > INT32_MAX || steps == placing.end() || apart == placing.end() ||
+            steps->second.size() != static_cast<std::size_t>(problem_.shared.count) || apart->second.size() != 4) {
+            throw CallError("the pages of keys are not described");
+        }
+        placed.page_slots = slots;
+        for (int n = 0; n < problem_.shared.count; ++n) {
+            placed.page_shared[n] = steps->second[static_cast<std::size_t>(n)];
+            if (placed.page_shared[n] < 0) throw CallError("a stride of the pages is below 0");
+        }
+        placed.k_page = apart->second[0], placed.v_page = apart->second[1];
+        placed.k_scale_page = apart->second[2], placed.v_scale_page = apart->second[3];
+        slots_.size[0] = slots;
+    }
+
+    // What changes from call to call of where keys lie. Every page that the table names is there.
+    void find_keys(qkv::Problem& call, Address k_scale, Address v_scale, Address pages, int64_t ring_start, int64_t num_keys) const {
+        qkv::Placement& placed = call.placed;
+        if (num_keys >= 0) {
+            if (call.keys.count != 1 || num_keys > call.keys.size[0]) throw CallError("an attention call has more keys than it was made for");
+            call.keys.size[0] = num_keys;
+        }
+        if (qkv::is_code(call.key_element)) {
+            if (k_scale == 0 || v_scale == 0) throw CallError("an attention call with codes has no scales");
+            placed.k_scale.data = pointer(k_scale), placed.v_scale.data = pointer(v_scale);
+        }
+        if (placed.ring_slots > 0) {
+            if (ring_start < 0 || ring_start >= placed.ring_slots) throw CallError("a ring begins outside its slots");
+            placed.ring_start = ring_start;
+        }
+        if (num_pages_ > 0) {
+            if (pages == 0) throw CallError("an attention call has no table of pages");
+            placed.pages = static_cast<const int32_t*>(pointer(pages));
+            const int64_t count = (call.keys.size[0] + slots_.size[0] - 1) / slots_.size[0];
+            check_pages(placed, 0, placed.pages, count);
+        }
+    }
+
+    void check_pages(const qkv::Placement& placed, int axis, const int32_t* at, int64_t count) const {
+        if (axis == problem_.shared.count) {
+            for (int64_t n = 0; n < count; ++n)
+                if (at[n] < 0 || at[n] >= num_pages_) throw CallError("a table of pages names one that is not there");
+            return;
+        }
+        const int64_t step = placed.page_shared[axis], size = step == 0 && problem_.shared.size[axis] > 0 ? 1 : problem_.shared.size[axis];
+        for (int64_t n = 0; n < size; ++n) check_pages(placed, axis + 1, at + n * step, count);
     }
 
     void start(qkv::Problem& call, Address q, Address k, Address v, nb::handle terms, double dropout, uint64_t seed) const {
@@ -318,6 +433,9 @@ class Attention {
     }
 
     qkv::Problem problem_;
+    qkv::Axes slots_;         // the keys' axis as strides have it: a page's or a ring's slots
+    int64_t num_pages_ = 0;   // 0: keys are not in pages
+    qkv::Element out_element_, grad_element_;
     View out_, grad_, sink_, lse_, buckets_, dq_, dk_, dv_;
     double work_ = 0.0;
 };
@@ -337,13 +455,15 @@ void register_attention(nb::module_& m) {
     nb::register_exception_translator(&translate_call);
     nb::class_<Attention>(m, "Attention", "Attention calls of one signature, checked.")
         .def(nb::init<int, const Sizes&, const Sizes&, const Sizes&, int64_t, int64_t, double, int, double, int64_t, const Sizes&, int64_t,
-                      const std::map<std::string, Strides>&>(),
+                      const std::map<std::string, Strides>&, int, int, int, const Placing&>(),
              nb::arg("element"), nb::arg("shared"), nb::arg("rows"), nb::arg("keys"), nb::arg("feature_size"), nb::arg("value_size"),
              nb::arg("scale"), nb::arg("weighing"), nb::arg("bias"), nb::arg("terms_shared"), nb::arg("pair_row"),
-             nb::arg("num_buckets"), nb::arg("views"))
+             nb::arg("num_buckets"), nb::arg("views"), nb::arg("key_element") = -1, nb::arg("out_element") = -1,
+             nb::arg("grad_element") = -1, nb::arg("placing") = Placing())
         .def("forward", &Attention::forward, nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("out"), nb::arg("sink") = 0,
              nb::arg("lse") = 0, nb::arg("level") = 0, nb::arg("entropy") = 0, nb::arg("argmax") = 0, nb::arg("buckets") = 0,
-             nb::arg("terms").none() = nb::none(), nb::arg("dropout") = 0.0, nb::arg("seed") = 0, nb::arg("num_threads") = 1)
+             nb::arg("terms").none() = nb::none(), nb::arg("dropout") = 0.0, nb::arg("seed") = 0, nb::arg("num_threads") = 1,
+             nb::arg("k_scale") = 0, nb::arg("v_scale") = 0, nb::arg("pages") = 0, nb::arg("ring_start") = 0, nb::arg("num_keys") = -1)
         .def("run", &Attention::run, nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("out"), nb::arg("terms").none(), nb::arg("num_threads"))
         .def("backward", &Attention::backward, nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("grad"), nb::arg("lse"), nb::arg("delta"),
              nb::arg("bucket_grad"), nb::arg("dq"), nb::arg("dk"), nb::arg("dv"), nb::arg("table_grads"), nb::arg("table_sizes"),

@@ -11,7 +11,16 @@ namespace qkv {
 struct BF16 { uint16_t bits; };
 struct F16 { uint16_t bits; };
 
-enum class Element : uint8_t { f64, f32, bf16, f16 };
+enum class Element : uint8_t { f64, f32, bf16, f16, code8, code4 };
+
+// Codes of a quantized cache: an element is its item's scale times a whole number, which fills a byte or half of one.
+constexpr int kCodeRun = 32;  // features of half bytes that lie together: n and n + 16 share byte n, each as code + 8
+
+static inline bool is_code(Element element) { return element == Element::code8 || element == Element::code4; }
+static inline int64_t element_bytes(Element element) {
+    return element == Element::f64 ? 8 : element == Element::f32 ? 4 : is_code(element) ? 1 : 2;
+}
+static inline float widened(int8_t x) { return x; }
 
 static inline float widened(float x) { return x; }
 static inline double widened(double x) { return x; }

@@ -47,14 +47,14 @@ template <class T> struct BackWorkspace {
     }
 };
 
-template <class T, class E> struct BackTask {
+template <class T> struct BackTask {
     const Backward& call;
     const BackwardSchedule& how;
     const int64_t shared;
     const int64_t d, e, wide_d, wide_e;
     const bool powers_of_two;
     const T scale, unit;
-    const Items<const E> keys, values;
+    const Source keys, values;
     T* const* tables;
     BackWorkspace<T> work;
     int64_t row0 = 0, num_rows = 0;  // of the chunk
@@ -63,7 +63,7 @@ template <class T, class E> struct BackTask {
         : call(c), how(s), shared(problem), d(c.feature_size), e(c.value_size), wide_d(padded_values<T>(d)),
           wide_e(padded_values<T>(e)), powers_of_two(sizeof(T) == 4 && !c.scored && c.weighing == Weighing::softmax),
           scale(static_cast<T>(c.scale)), unit(powers_of_two ? static_cast<T>(kLog2E) : T(1)),
-          keys(c, c.keys, c.k, problem, 0), values(c, c.keys, c.v, problem, 0), tables(table_grads),
+          keys(c, c.k, c.element, 0, problem), values(c, c.v, c.element, 0, problem), tables(table_grads),
           work(c, s.chunk_rows, s.num_parts == 1 ? rounded_up(s.num_keys, kBackKeys) : 0, memory) {}
 
     int64_t terms_shared() const { return call.terms_shared ? shared % call.terms_shared : shared; }
@@ -88,12 +88,10 @@ template <class T, class E> struct BackTask {
 
     void load_rows() {
         const int64_t all = rounded_up(num_rows, kBackRows);
-        const Items<const E> queries(call, call.rows, call.q, shared, row0), grads(call, call.rows, call.grad, shared, row0);
         for (int64_t n = 0; n < num_rows; ++n) {
-            const E *from = queries(n), *incoming = grads(n);
-            for (int64_t f = 0; f < d; ++f)
-                work.q[n * d + f] = static_cast<T>(widened(from[f * call.q.last])) * (scale * unit);
-            for (int64_t f = 0; f < e; ++f) work.grad[n * e + f] = static_cast<T>(widened(incoming[f * call.grad.last]));
+            read_features<T>(call.element, item_at(call, call.rows, call.q, call.element, shared, row0 + n), d, call.q.last, scale * unit, work.q + n * d);
+            const void* incoming = item_at(call, call.rows, call.grad, call.grad_element, shared, row0 + n);
+            read_features<T>(call.grad_element, incoming, e, call.grad.last, T(1), work.grad + n * e);
             const T lse = call.lse.data ? *Items<const T>(call, call.rows, call.lse, shared, row0 + n)(0) : T(0);
             work.lse[n] = lse == -static_cast<T>(__builtin_inff()) ? T(0) : lse * unit;
             work.delta[n] = call.delta.data ? *Items<const T>(call, call.rows, call.delta, shared, row0 + n)(0) : T(0);
@@ -104,14 +102,18 @@ template <class T, class E> struct BackTask {
         memset(work.q + num_rows * d, 0, sizeof(T) * (all - num_rows) * d);
         memset(work.grad + num_rows * e, 0, sizeof(T) * (all - num_rows) * e);
         memset(work.dq, 0, sizeof(T) * all * wide_d);
-        pack_along<T, E, true>(queries, num_rows, how.chunk_rows, d, call.q.last, scale, work.q_along);
-        pack_along<T, E, false>(grads, num_rows, how.chunk_rows, e, call.grad.last, T(1), work.grad_along);
+        const auto go = [&]<class E>(E) QKV_LAMBDA {
+            const Items<const E> queries(call, call.rows, call.q, shared, row0);
+            pack_along<T, E, true>(queries, num_rows, how.chunk_rows, d, call.q.last, scale, work.q_along);
+        };
+        by_element<T>(call.element, go);
+        pack_along<T, T, false>(Line<const T>{work.grad, e}, num_rows, how.chunk_rows, e, 1, T(1), work.grad_along);
     }
 
     void write_rows() const {
-        const Items<E> to(call, call.rows, call.dq, shared, row0);
         for (int64_t n = 0; n < num_rows; ++n)
-            write_features<T, E>(work.dq + n * wide_d, d, scale, to(n), call.dq.last);
+            write_features<T>(call.element, work.dq + n * wide_d, d, scale,
+                              item_at(call, call.rows, call.dq, call.element, shared, row0 + n), call.dq.last);
     }
 
     void visit(int64_t first, int64_t last, bool whole) {
@@ -128,11 +130,14 @@ template <class T, class E> struct BackTask {
     }
 
     void block(int64_t key0, int64_t count, bool whole) {
-        const auto key_at = [&](int64_t n) { return keys(key0 + n); };
-        const auto value_at = [&](int64_t n) { return values(key0 + n); };
-        pack_across<T, E>(key_at, count, d, call.k.last, work.k);
-        pack_across<T, E, true>(value_at, count, e, call.v.last, work.v);
-        pack_along<T, E, true>(key_at, count, kBackKeys, d, call.k.last, T(1), work.k_along);
+        const auto go = [&]<class E>(E) QKV_LAMBDA {
+            const auto key_at = [&](int64_t n) { return static_cast<const E*>(keys.at(key0 + n)); };
+            const auto value_at = [&](int64_t n) { return static_cast<const E*>(values.at(key0 + n)); };
+            pack_across<T, E>(key_at, count, d, call.k.last, work.k);
+            pack_across<T, E, true>(value_at, count, e, call.v.last, work.v);
+            pack_along<T, E, true>(key_at, count, kBackKeys, d, call.k.last, T(1), work.k_along);
+        };
+        by_element<T>(call.element, go);
         for (int64_t row = 0; row < num_rows; row += kBackRows)
             group(row, static_cast<int>(num_rows - row < kBackRows ? num_rows - row : kBackRows), key0, count, whole);
     }

@@ -67,10 +67,10 @@ template <class T> struct Partial {
     T* sums() const { return values + RowState<T>::kFields + 8 / sizeof(T); }
 };
 
-template <class T, class E>
+template <class T>
 static int32_t run_task(const Forward& call, const Schedule& how, int64_t task, void* scratch, void* partials) {
     const Part part = part_of(call, how, task);
-    Chunk<T, E> chunk(call, part.shared, part.row0, part.rows, scratch);
+    Chunk<T> chunk(call, part.shared, part.row0, part.rows, scratch);
     const int64_t first = part.split * how.split_keys;
     const int64_t last = first + how.split_keys < how.num_keys ? first + how.split_keys : how.num_keys;
     if (part.split > 0) chunk.leave_sinks_out();
@@ -84,10 +84,10 @@ static int32_t run_task(const Forward& call, const Schedule& how, int64_t task, 
 }
 
 // Merges the splits of one task's rows in the order of their keys, and writes the results.
-template <class T, class E>
+template <class T>
 static void merge_task(const Forward& call, const Schedule& how, int64_t task, void* scratch, void* partials) {
     const Part part = part_of(call, how, task * how.num_splits);
-    Chunk<T, E> chunk(call, part.shared, part.row0, part.rows, scratch);
+    Chunk<T> chunk(call, part.shared, part.row0, part.rows, scratch);
     for (int64_t n = 0; n < part.rows; ++n) {
         for (int64_t split = 0; split < how.num_splits; ++split)
             chunk.take(n, Partial<T>(call, how, partials, part.shared, part.row0 + n, split).values, split == 0);
@@ -95,28 +95,20 @@ static void merge_task(const Forward& call, const Schedule& how, int64_t task, v
     chunk.finish();
 }
 
-#define QKV_BY_ELEMENT(element, call) \
-    switch (element) { \
-    case Element::f64: return call(double, double); \
-    case Element::f32: return call(float, float); \
-    case Element::bf16: return call(float, BF16); \
-    default: return call(float, F16); \
-    }
-
 static Schedule forward_schedule(const Forward& call, int num_threads) {
     return call.element == Element::f64 ? schedule_for<double>(call, num_threads) : schedule_for<float>(call, num_threads);
 }
 
 static int32_t forward_task(const Forward& call, const Schedule& how, int64_t task, void* scratch, void* partials) {
-#define QKV_RUN(T, E) run_task<T, E>(call, how, task, scratch, partials)
-    QKV_BY_ELEMENT(call.element, QKV_RUN)
-#undef QKV_RUN
+    return call.element == Element::f64 ? run_task<double>(call, how, task, scratch, partials)
+                                        : run_task<float>(call, how, task, scratch, partials);
 }
 
 static void forward_merge(const Forward& call, const Schedule& how, int64_t task, void* scratch, void* partials) {
-#define QKV_MERGE(T, E) merge_task<T, E>(call, how, task, scratch, partials)
-    QKV_BY_ELEMENT(call.element, QKV_MERGE)
-#undef QKV_MERGE
+    if (call.element == Element::f64)
+        merge_task<double>(call, how, task, scratch, partials);
+    else
+        merge_task<float>(call, how, task, scratch, partials);
 }
 
 }  // namespace qkv::QKV_TARGET

@@ -49,20 +49,20 @@ template <class T> struct PartSums {
     }
 };
 
-template <class T, class E>
+template <class T>
 static void write_keys(const Backward& call, const BackwardSchedule& how, int64_t shared, const T* dk, const T* dv) {
     const int64_t wide_d = padded_values<T>(call.feature_size), wide_e = padded_values<T>(call.value_size);
     for (int64_t n = 0; n < how.num_keys; ++n) {
         if (call.dk.data)
-            write_features<T, E>(dk + n * wide_d, call.feature_size, T(1), Items<E>(call, call.keys, call.dk, shared, n)(0),
-                                 call.dk.last);
+            write_features<T>(call.element, dk + n * wide_d, call.feature_size, T(1),
+                              item_at(call, call.keys, call.dk, call.element, shared, n), call.dk.last);
         if (call.dv.data)
-            write_features<T, E>(dv + n * wide_e, call.value_size, T(1), Items<E>(call, call.keys, call.dv, shared, n)(0),
-                                 call.dv.last);
+            write_features<T>(call.element, dv + n * wide_e, call.value_size, T(1),
+                              item_at(call, call.keys, call.dv, call.element, shared, n), call.dv.last);
     }
 }
 
-template <class T, class E>
+template <class T>
 static int32_t run_slot(const Backward& call, const BackwardSchedule& how, int64_t slot, void* scratch, void* partials,
                         void* const* table_grads) {
     T* tables[kMostTables] = {};
@@ -74,10 +74,10 @@ static int32_t run_slot(const Backward& call, const BackwardSchedule& how, int64
     for (int64_t part = slot; part < how.num_shared * how.num_parts; part += how.num_slots) {
         const int64_t shared = part / how.num_parts, first = part % how.num_parts * how.part_rows;
         const int64_t last = first + how.part_rows < how.num_rows ? first + how.part_rows : how.num_rows;
-        BackTask<T, E> task(call, how, shared, tables, scratch);
+        BackTask<T> task(call, how, shared, tables, scratch);
         if (how.num_parts == 1) {
             task.run(first, last, task.work.dk, task.work.dv);
-            write_keys<T, E>(call, how, shared, task.work.dk, task.work.dv);
+            write_keys<T>(call, how, shared, task.work.dk, task.work.dv);
         } else {
             const PartSums<T> sums(call, how, partials, part);
             task.run(first, last, sums.dk, sums.dv);
@@ -88,7 +88,7 @@ static int32_t run_slot(const Backward& call, const BackwardSchedule& how, int64
 }
 
 // Sums the parts of one shared element in their order, and writes dk and dv.
-template <class T, class E>
+template <class T>
 static void merge_parts(const Backward& call, const BackwardSchedule& how, int64_t shared, void* partials) {
     const PartSums<T> sums(call, how, partials, shared * how.num_parts);
     const int64_t keys = rounded_up(how.num_keys, kBackKeys);
@@ -97,7 +97,7 @@ static void merge_parts(const Backward& call, const BackwardSchedule& how, int64
         const PartSums<T> other(call, how, partials, shared * how.num_parts + part);
         for (int64_t n = 0; n < count; ++n) sums.dk[n] += other.dk[n];
     }
-    write_keys<T, E>(call, how, shared, sums.dk, sums.dv);
+    write_keys<T>(call, how, shared, sums.dk, sums.dv);
 }
 
 static BackwardSchedule backward_schedule(const Backward& call) {
@@ -106,15 +106,15 @@ static BackwardSchedule backward_schedule(const Backward& call) {
 
 static int32_t backward_slot(const Backward& call, const BackwardSchedule& how, int64_t slot, void* scratch,
                              void* partials, void* const* table_grads) {
-#define QKV_RUN(T, E) run_slot<T, E>(call, how, slot, scratch, partials, table_grads)
-    QKV_BY_ELEMENT(call.element, QKV_RUN)
-#undef QKV_RUN
+    return call.element == Element::f64 ? run_slot<double>(call, how, slot, scratch, partials, table_grads)
+                                        : run_slot<float>(call, how, slot, scratch, partials, table_grads);
 }
 
 static void backward_merge(const Backward& call, const BackwardSchedule& how, int64_t shared, void* partials) {
-#define QKV_MERGE(T, E) merge_parts<T, E>(call, how, shared, partials)
-    QKV_BY_ELEMENT(call.element, QKV_MERGE)
-#undef QKV_MERGE
+    if (call.element == Element::f64)
+        merge_parts<double>(call, how, shared, partials);
+    else
+        merge_parts<float>(call, how, shared, partials);
 }
 
 }  // namespace qkv::QKV_TARGET

@@ -6,10 +6,10 @@
 // threads: a task is one chunk of rows of one problem over one split of its keys.
 #pragma once
 
+#include "apply.h"
 #include "dropout.h"
 #include "in_place.h"
 #include "rows.h"
-#include "terms.h"
 
 namespace qkv::QKV_TARGET {
 
@@ -68,14 +68,64 @@ QKV_INLINE bool kept_stretch(const Ask& ask, int64_t count, int64_t& first, int6
     return any;
 }
 
+// Calls go(E{}) with the type of elements: only the loops that meet them are made for every type.
+template <class T, class Go> QKV_INLINE void by_element(Element element, const Go& go) {
+    if constexpr (sizeof(T) == 8)
+        go(double{});
+    else if (element == Element::f32)
+        go(float{});
+    else if (element == Element::bf16)
+        go(BF16{});
+    else
+        go(F16{});
+}
+
+// The same for keys and values; codes are bytes here, half bytes having been opened.
+template <class T, class Go> QKV_INLINE void by_key_element(Element element, const Go& go) {
+    if (sizeof(T) == 4 && is_code(element)) {
+        if constexpr (sizeof(T) == 4) go(int8_t{});
+    } else {
+        by_element<T>(element, go);
+    }
+}
+
 // One row of results, times a factor, into its tensor.
-template <class T, class E>
-QKV_INLINE void write_features(const T* from, int64_t count, T factor, E* to, int64_t step) {
-    constexpr int W = Lanes<T>::count;
-    int64_t f = 0;
-    if (step == 1)
-        for (; f + W <= count; f += W) Write<T, E>::to(to + f, load<T>(from + f) * splat<T>(factor));
-    for (; f < count; ++f) to[f * step] = narrowed_to<E>(from[f] * factor);
+template <class T>
+static void write_features(Element element, const T* from, int64_t count, T factor, void* row, int64_t step) {
+    const auto go = [&]<class E>(E) QKV_LAMBDA {
+        constexpr int W = Lanes<T>::count;
+        E* to = static_cast<E*>(row);
+        int64_t f = 0;
+        if (step == 1)
+            for (; f + W <= count; f += W) Write<T, E>::to(to + f, load<T>(from + f) * splat<T>(factor));
+        for (; f < count; ++f) to[f * step] = narrowed_to<E>(from[f] * factor);
+    };
+    by_element<T>(element, go);
+}
+
+// One row, times a factor.
+template <class T>
+static void read_features(Element element, const void* row, int64_t count, int64_t step, T factor, T* to) {
+    const auto go = [&]<class E>(E) QKV_LAMBDA {
+        constexpr int W = Lanes<T>::count;
+        const E* from = static_cast<const E*>(row);
+        int64_t f = 0;
+        if (step == 1)
+            for (; f + W <= count; f += W) store<T>(to + f, Read<T, E>::from(from + f) * splat<T>(factor));
+        for (; f < count; ++f) to[f] = static_cast<T>(widened(from[f * step])) * factor;
+    };
+    by_element<T>(element, go);
+}
+
+QKV_INLINE int64_t code_bytes(int64_t features) { return rounded_up(features, kCodeRun); }
+
+// Half bytes as bytes: whole runs of features.
+static void open_codes(const uint8_t* from, int64_t features, int8_t* to) {
+    constexpr int kHalf = kCodeRun / 2;
+    for (int64_t f = 0; f < features; f += kCodeRun, from += kHalf, to += kCodeRun) {
+        for (int n = 0; n < kHalf; ++n) to[n] = static_cast<int8_t>((from[n] & 15) - 8);
+        for (int n = 0; n < kHalf; ++n) to[n + kHalf] = static_cast<int8_t>((from[n] >> 4) - 8);
+    }
 }
 
 static bool is_few(const Problem& problem) { return problem.rows.total() <= kFewRows; }
@@ -86,15 +136,22 @@ template <class T> struct Workspace {
     RowState<T> rows;
     uint8_t* keeps;        // which rows keep a key whose value is not finite, by row and key
     T* buckets;
+    float *k_scales, *v_scales;  // of a block of codes
+    int8_t *k_codes, *v_codes;   // half bytes of a block, opened
     Scratch terms;
 
+    static int64_t coded(const Forward& call) {
+        if (!is_code(call.key_element)) return 0;
+        const int64_t opened = call.key_element == Element::code4 ? code_bytes(call.feature_size) + code_bytes(call.value_size) : 0;
+        return kBlockKeys * (2 * static_cast<int64_t>(sizeof(float)) + opened);
+    }
     static int64_t values(const Forward& call, int64_t rows) {
         const int64_t d = call.feature_size, e = padded_values<T>(call.value_size);
         return rows * d + kBlockKeys * (d + e) + kGroupRows * kBlockKeys + rows * e + kGroupRows +
                RowState<T>::kFields * rows + rows * call.num_buckets + 64;
     }
     static size_t bytes(const Forward& call, int64_t rows) {
-        return sizeof(T) * values(call, rows) + sizeof(int64_t) * rows + kGroupRows * kBlockKeys + 256 +
+        return sizeof(T) * values(call, rows) + sizeof(int64_t) * rows + kGroupRows * kBlockKeys + coded(call) + 256 +
                (call.terms ? call.terms->scratch_bytes : 0);
     }
     Workspace(const Forward& call, int64_t num_rows, void* memory) {
@@ -112,32 +169,36 @@ template <class T> struct Workspace {
         auto* places = reinterpret_cast<int64_t*>(next);
         rows.point(fields, places, num_rows);
         keeps = reinterpret_cast<uint8_t*>(places + num_rows);
-        const auto after = reinterpret_cast<uintptr_t>(keeps + kGroupRows * kBlockKeys);
+        k_scales = reinterpret_cast<float*>(keeps + kGroupRows * kBlockKeys), v_scales = k_scales + kBlockKeys;
+        k_codes = reinterpret_cast<int8_t*>(v_scales + kBlockKeys);
+        v_codes = k_codes + kBlockKeys * code_bytes(call.feature_size);
+        const auto after = reinterpret_cast<uintptr_t>(keeps + kGroupRows * kBlockKeys) + coded(call);
         terms.memory = reinterpret_cast<char*>((after + 63) / 64 * 64);
     }
 };
 
 // One chunk of rows of one problem, and the keys that it has met so far.
-template <class T, class E> struct Chunk {
+template <class T> struct Chunk {
     const Forward& call;
-    const int64_t shared, row0, num_rows, padded_rows;
+    const int64_t shared, row0, num_rows, padded_rows, num_keys;
     const int64_t d, e;  // feature size; value size, padded to whole panels
-    const bool few;
+    const bool few, coded, opened;  // opened: codes are half bytes, which become bytes block by block
     const FoldHow how;
     const T unit;        // of scores: log2(e) where they are powers of two
-    const Items<const E> keys, values;
+    const Source keys, values;
     Workspace<T> work;
 
     Chunk(const Forward& c, int64_t problem, int64_t first, int64_t count, void* memory)
-        : call(c), shared(problem), row0(first), num_rows(count), padded_rows(rounded_up(count, kBlockRows)),
+        : call(c), shared(problem), row0(first), num_rows(count), padded_rows(rounded_up(count, kBlockRows)), num_keys(c.keys.total()),
           d(c.feature_size), e(padded_values<T>(c.value_size)), few(is_few(c)),
+          coded(is_code(c.key_element)), opened(c.key_element == Element::code4),
           how{sizeof(T) == 4 && !c.scored && c.weighing == Weighing::softmax, c.entropy.data != nullptr,
               c.level.data != nullptr || c.argmax.data != nullptr},
-          unit(how.powers_of_two ? static_cast<T>(kLog2E) : T(1)), keys(c, c.keys, c.k, problem, 0),
-          values(c, c.keys, c.v, problem, 0), work(c, rounded_up(count, kGroupRows), memory) {
-        const Items<const E> queries(c, c.rows, c.q, problem, first);
+          unit(how.powers_of_two ? static_cast<T>(kLog2E) : T(1)), keys(c, c.k, c.key_element, c.placed.k_page, problem),
+          values(c, c.v, c.key_element, c.placed.v_page, problem), work(c, rounded_up(count, kGroupRows), memory) {
         const T factor = static_cast<T>(c.scale) * unit;
-        for (int64_t n = 0; n < num_rows; ++n) load_row(queries(n), c.q.last, factor, work.q + n * d);
+        for (int64_t n = 0; n < num_rows; ++n)
+            read_features<T>(c.element, item_at(c, c.rows, c.q, c.element, problem, first + n), d, c.q.last, factor, work.q + n * d);
         const int64_t all = rounded_up(num_rows, kGroupRows);
         memset(work.q + num_rows * d, 0, sizeof(T) * (all - num_rows) * d);
         memset(work.sums, 0, sizeof(T) * all * e);
@@ -146,10 +207,6 @@ template <class T, class E> struct Chunk {
             const T* sink = c.sink.data ? Items<const T>(c, c.rows, c.sink, problem, first + n)(0) : nullptr;
             reset_row<T>(work.rows, n, sink, unit);
         }
-    }
-
-    void load_row(const E* from, int64_t step, T factor, T* to) const {
-        for (int64_t f = 0; f < d; ++f) to[f] = static_cast<T>(widened(from[f * step])) * factor;
     }
 
     int64_t terms_shared() const { return call.terms_shared ? shared % call.terms_shared : shared; }
@@ -168,8 +225,13 @@ template <class T, class E> struct Chunk {
             whole = found == Verdict::all;
         }
         if (whole) {
-            const int64_t step = reads_in_place(true) ? kFewKeys : kBlockKeys;
-            for (int64_t key = first; key < last; key += step) block(key, last - key < step ? last - key : step, true);
+            const bool in_place = reads_in_place(true);
+            for (int64_t key = first, step; key < last; key += step) {
+                step = in_place ? kFewKeys : kBlockKeys;
+                if (in_place && !opened && keys.together(key) < step) step = keys.together(key);
+                if (last - key < step) step = last - key;
+                block(key, step, true);
+            }
             return;
         }
         if (last - first <= kBlockKeys) return block(first, last - first, whole);
@@ -180,29 +242,82 @@ template <class T, class E> struct Chunk {
     }
 
     // A dropped key must not reach a sum, whatever it holds: only packing looks at values.
-    bool reads_in_place(bool whole) const { return few && whole && call.num_buckets == 0; }
+    bool reads_in_place(bool whole) const { return few && whole && call.num_buckets == 0 && call.keys.count == 1; }
 
-    // Calls go(key_at, value_at) for the items from key0 on.
-    template <class Go> QKV_INLINE void with_places(int64_t key0, const Go& go) const {
-        if (call.keys.count == 1)
-            go(Line<const E>{keys(key0), call.k.item[0]}, Line<const E>{values(key0), call.v.item[0]});
-        else
-            go([&](int64_t n) { return keys(key0 + n); }, [&](int64_t n) { return values(key0 + n); });
+    // A key and a value of the block that begins at key0.
+    QKV_INLINE const void* key_of(int64_t key0, int64_t n) const {
+        return opened ? work.k_codes + n * code_bytes(d) : keys.at(key0 + n);
+    }
+    QKV_INLINE const void* value_of(int64_t key0, int64_t n) const {
+        return opened ? work.v_codes + n * code_bytes(call.value_size) : values.at(key0 + n);
     }
 
     void block(int64_t key0, int64_t count, bool whole) {
         const bool in_place = reads_in_place(whole);
-        bool finite = true;
-        if (!in_place) {
-            const auto key_at = [&](int64_t n) { return keys(key0 + n); };
-            const auto value_at = [&](int64_t n) { return values(key0 + n); };
-            pack_across<T, E>(key_at, count, d, call.k.last, work.k);
-            finite = pack_along<T, E, true>(value_at, count, count, call.value_size, call.v.last, T(1), work.v);
-        }
+        bool finite = !coded || load_codes(key0, count);
+        if (!in_place) finite &= pack(key0, count);
         for (int64_t row = 0; row < num_rows; row += kGroupRows) {
             const int rows = static_cast<int>(num_rows - row < kGroupRows ? num_rows - row : kGroupRows);
             group(row, rows, key0, count, whole, in_place, finite);
         }
+    }
+
+    // Returns whether every element of the values is finite.
+    bool pack(int64_t key0, int64_t count) {
+        bool finite = true;
+        const auto go = [&]<class E>(E) QKV_LAMBDA {
+            const auto key_at = [&](int64_t n) { return static_cast<const E*>(key_of(key0, n)); };
+            const auto value_at = [&](int64_t n) { return static_cast<const E*>(value_of(key0, n)); };
+            pack_across<T, E>(key_at, count, d, call.k.last, work.k);
+            finite = pack_along<T, E, true>(value_at, count, count, call.value_size, call.v.last, T(1), work.v);
+        };
+        by_key_element<T>(call.key_element, go);
+        return finite;
+    }
+
+    // The scales of a block, and its half bytes as bytes; returns whether every scale of a value is finite.
+    bool load_codes(int64_t key0, int64_t count) {
+        const Placement& placed = call.placed;
+        const Source k_scale(call, placed.k_scale, Element::f32, placed.k_scale_page, shared);
+        const Source v_scale(call, placed.v_scale, Element::f32, placed.v_scale_page, shared);
+        float odd = 0;
+        for (int64_t n = 0; n < count; ++n) {
+            work.k_scales[n] = *static_cast<const float*>(k_scale.at(key0 + n));
+            work.v_scales[n] = *static_cast<const float*>(v_scale.at(key0 + n));
+            odd += work.v_scales[n] * 0;
+        }
+        if (opened) {
+            for (int64_t n = 0; n < count; ++n) {
+                open_codes(static_cast<const uint8_t*>(keys.at(key0 + n)), d, work.k_codes + n * code_bytes(d));
+                open_codes(static_cast<const uint8_t*>(values.at(key0 + n)), call.value_size,
+                           work.v_codes + n * code_bytes(call.value_size));
+            }
+        }
+        return odd == 0;
+    }
+
+    void scale_scores(int rows, int64_t first, int64_t last) {
+        for (int r = 0; r < rows; ++r)
+            for (int64_t n = first; n < last; ++n) work.s[r * kBlockKeys + n] *= work.k_scales[n];
+    }
+
+    // Weights, of which sums are no longer taken, times the scales of their values.
+    void scale_weights(int rows, int64_t first, int64_t last, bool finite) {
+        for (int r = 0; r < rows; ++r) {
+            T* s = work.s + r * kBlockKeys;
+            if (finite)
+                for (int64_t n = first; n < last; ++n) s[n] *= work.v_scales[n];
+            else
+                for (int64_t n = first; n < last; ++n) s[n] = work.keeps[r * kBlockKeys + n] ? s[n] * work.v_scales[n] : T(0);
+        }
+    }
+
+    // A block's items, which lie a step apart.
+    template <class E> QKV_INLINE Line<const E> key_line(int64_t key0) const {
+        return {static_cast<const E*>(key_of(key0, 0)), opened ? code_bytes(d) : call.k.item[0]};
+    }
+    template <class E> QKV_INLINE Line<const E> value_line(int64_t key0) const {
+        return {static_cast<const E*>(value_of(key0, 0)), opened ? code_bytes(call.value_size) : call.v.item[0]};
     }
 
     void group(int64_t row, int rows, int64_t key0, int64_t count, bool whole, bool in_place, bool finite) {
@@ -212,11 +327,11 @@ template <class T, class E> struct Chunk {
         const int tiles = (rows + kBlockRows - 1) / kBlockRows;
         const int64_t left = first / kCols<T> * kCols<T>, right = rounded_up(last, kCols<T>);
         if (in_place) {
-            const auto go = [&](const auto& key_at, const auto& value_at) {
-                scores_in_place<T, E>(work.q + row * d, rows, d, key_at, value_at, count, call.k.last, call.value_size,
-                                      work.s, kBlockKeys);
+            const auto go = [&]<class E>(E) QKV_LAMBDA {
+                scores_in_place<T, E>(work.q + row * d, rows, d, key_line<E>(key0), value_line<E>(key0), count, call.k.last,
+                                      call.value_size, work.s, kBlockKeys);
             };
-            with_places(key0, go);
+            by_key_element<T>(call.key_element, go);
         } else {
             for (int64_t column = left; column < right; column += kCols<T>)
                 for (int tile = 0; tile < tiles; ++tile)
@@ -224,6 +339,7 @@ template <class T, class E> struct Chunk {
                                work.s + tile * kBlockRows * kBlockKeys + column, kBlockKeys);
         }
         const T none = -static_cast<T>(__builtin_inff());
+        if (coded) scale_scores(rows, first, last);
         if (call.scored || !whole) {
             const Place place{terms_shared(), row0 + row, rows, key0 + first, last - first};
             apply_terms<T>(*call.terms, place, work.s + first, kBlockKeys, !whole, work.terms);
@@ -241,12 +357,14 @@ template <class T, class E> struct Chunk {
         for (int r = rows; r < kGroupRows; ++r) work.shrink[r] = T(0);
         if (call.dropout > 0) drop_weights(row, rows, key0, first, last);
         if (call.num_buckets) add_buckets(row, rows, key0, first, last);
+        if (coded) scale_weights(rows, first, last, finite);
         if (in_place) {
-            const auto go = [&](const auto&, const auto& value_at) {
-                values_in_place<T, E>(work.s, kBlockKeys, work.shrink, rows, value_at, count, call.value_size, call.v.last,
-                                      work.sums + row * e, e, keys(key0) + count * d);
+            const void* next = keys.at(key0 + count < num_keys ? key0 + count : key0);
+            const auto go = [&]<class E>(E) QKV_LAMBDA {
+                values_in_place<T, E>(work.s, kBlockKeys, work.shrink, rows, value_line<E>(key0), count, call.value_size,
+                                      call.v.last, work.sums + row * e, e, next);
             };
-            with_places(key0, go);
+            by_key_element<T>(call.key_element, go);
             return;
         }
         // Rows past the last one hold scores of queries that are 0; their sums are never read.
@@ -256,7 +374,7 @@ template <class T, class E> struct Chunk {
                                     work.v + panel * count + first * kCols<T>,
                                     work.sums + (row + tile * kBlockRows) * e + panel, e,
                                     work.shrink + tile * kBlockRows);
-        if (!finite) add_odd(row, rows, key0, first, last);
+        if (!coded && !finite) add_odd(row, rows, key0, first, last);
     }
 
     void note_kept(int rows, int64_t first, int64_t last) {
@@ -267,10 +385,17 @@ template <class T, class E> struct Chunk {
 
     // Values that are not finite, left out when V was packed, reach the rows that keep their key as arithmetic has it.
     void add_odd(int64_t row, int rows, int64_t key0, int64_t first, int64_t last) {
+        constexpr int64_t kPart = 64;
+        const int64_t step = call.v.last * element_bytes(call.key_element);
+        T part[kPart];
         for (int64_t n = first; n < last; ++n) {
-            const E* value = values(key0 + n);
+            const auto* value = static_cast<const char*>(values.at(key0 + n));
             for (int64_t f = 0; f < call.value_size; ++f) {
-                const T x = static_cast<T>(widened(value[f * call.v.last]));
+                if (f % kPart == 0) {
+                    const int64_t left = call.value_size - f;
+                    read_features<T>(call.key_element, value + f * step, left < kPart ? left : kPart, call.v.last, T(1), part);
+                }
+                const T x = part[f % kPart];
                 if (x - x == T(0)) continue;
                 for (int r = 0; r < rows; ++r)
                     if (work.keeps[r * kBlockKeys + n]) work.sums[(row + r) * e + f] += work.s[r * kBlockKeys + n] * x;
@@ -350,13 +475,13 @@ template <class T, class E> struct Chunk {
         const T none = -static_cast<T>(__builtin_inff());
         const T back = how.powers_of_two ? static_cast<T>(kLn2) : T(1);
         const bool divide = call.weighing == Weighing::softmax;
-        const Items<E> outputs(call, call.rows, call.out, shared, row0);
         for (int64_t n = 0; n < num_rows; ++n) {
             const bool dead = is_dead<T>(rows, n);
             const T total = rows.total[n];
             const T factor = !divide ? T(1) : dead ? T(0) : T(1) / total;
             if (divide && dead) memset(work.sums + n * e, 0, sizeof(T) * e);
-            write_features<T, E>(work.sums + n * e, call.value_size, factor, outputs(n), call.out.last);
+            void* out = item_at(call, call.rows, call.out, call.out_element, shared, row0 + n);
+            write_features<T>(call.out_element, work.sums + n * e, call.value_size, factor, out, call.out.last);
             if (call.lse.data)
                 *Items<T>(call, call.rows, call.lse, shared, row0 + n)(0) =
                     dead ? none : rows.level[n] * back + natural_log(total);

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "gemm.h"
+#include "places.h"
 
 namespace qkv::QKV_TARGET {
 
@@ -32,7 +33,8 @@ QKV_INLINE void few_scores(const T* q, int64_t d, const E* const (&key)[Keys], i
             for (int n = 0; n < Keys; ++n) right[n] = Read<T, E>::from(key[n] + f);
 #pragma GCC unroll 16
             for (int r = 0; r < Rows; ++r) {
-                const Vec<T> left = load<T>(q + r * d + f);
+                Vec<T> left = load<T>(q + r * d + f);
+                if constexpr (Keys > 1) hold(left);
 #pragma GCC unroll 16
                 for (int n = 0; n < Keys; ++n) acc[r * Keys + n] += left * right[n];
             }
@@ -47,8 +49,8 @@ QKV_INLINE void few_scores(const T* q, int64_t d, const E* const (&key)[Keys], i
     }
 }
 
-template <class T, class E, int Rows, class KeyAt, class ValueAt>
-static void rows_scores(const T* q, int rows, int64_t d, const KeyAt& key_at, const ValueAt& value_at, int64_t count,
+template <class T, class E, int Rows>
+static void rows_scores(const T* q, int rows, int64_t d, Line<const E> key_at, Line<const E> value_at, int64_t count,
                         int64_t step, int64_t value_bytes, T* s, int64_t stride) {
     constexpr int Keys = Lanes<T>::count / Rows;
     for (int64_t n = 0; n < count; n += Keys) {
@@ -67,10 +69,10 @@ static void rows_scores(const T* q, int rows, int64_t d, const KeyAt& key_at, co
 }
 
 // Scores of up to 8 rows; q has room for a multiple of 8 rows.
-template <class T, class E, class KeyAt, class ValueAt>
-static void scores_in_place(const T* q, int rows, int64_t d, const KeyAt& key_at, const ValueAt& value_at, int64_t count,
+template <class T, class E>
+static void scores_in_place(const T* q, int rows, int64_t d, Line<const E> key_at, Line<const E> value_at, int64_t count,
                             int64_t step, int64_t value_size, T* s, int64_t stride) {
-    constexpr int W = Lanes<T>::count, Most = W < 8 ? W : 8;
+    constexpr int W = Lanes<T>::count, Most = W < 16 && W > 4 ? 4 : W < 8 ? W : 8;  // sums and operands fill the registers
     int64_t bytes = value_size * static_cast<int64_t>(sizeof(E));
     for (int row = 0; row < rows; row += Most, bytes = 0) {
         const int left = rows - row < Most ? rows - row : Most;
@@ -88,8 +90,8 @@ static void scores_in_place(const T* q, int rows, int64_t d, const KeyAt& key_at
 }
 
 // sums[r] = factor[r] sums[r] + p[r] V over a strip of `Vectors` vectors.
-template <class T, class E, int Rows, int Vectors, class ValueAt>
-QKV_INLINE void few_values(const T* p, int64_t p_row, const T* factor, const ValueAt& value_at, int64_t count, int64_t f,
+template <class T, class E, int Rows, int Vectors>
+QKV_INLINE void few_values(const T* p, int64_t p_row, const T* factor, Line<const E> value_at, int64_t count, int64_t f,
                            T* sums, int64_t row, const char* ahead) {
     constexpr int W = Lanes<T>::count;
     Vec<T> acc[Rows][Vectors];
@@ -117,8 +119,8 @@ QKV_INLINE void few_values(const T* p, int64_t p_row, const T* factor, const Val
         for (int n = 0; n < Vectors; ++n) store<T>(sums + r * row + f + n * W, acc[r][n]);
 }
 
-template <class T, class E, int Rows, class ValueAt>
-static void rows_values(const T* p, int64_t p_row, const T* factor, const ValueAt& value_at, int64_t count, int64_t size,
+template <class T, class E, int Rows>
+static void rows_values(const T* p, int64_t p_row, const T* factor, Line<const E> value_at, int64_t count, int64_t size,
                         int64_t step, T* sums, int64_t row, const char* ahead) {
     constexpr int W = Lanes<T>::count, Vectors = 8 / Rows > 0 ? 8 / Rows : 1;
     int64_t f = 0;
@@ -138,8 +140,8 @@ static void rows_values(const T* p, int64_t p_row, const T* factor, const ValueA
 
 // Weighted sums of up to 8 rows; p, factor and sums have room for 8 rows. `next` is where K goes on after this block: any
 // address may be asked for, and none is read.
-template <class T, class E, class ValueAt>
-static void values_in_place(const T* p, int64_t p_row, const T* factor, int rows, const ValueAt& value_at, int64_t count,
+template <class T, class E>
+static void values_in_place(const T* p, int64_t p_row, const T* factor, int rows, Line<const E> value_at, int64_t count,
                             int64_t size, int64_t step, T* sums, int64_t row, const void* next) {
     const auto* ahead = static_cast<const char*>(next);
     if (rows == 1)

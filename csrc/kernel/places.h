@@ -30,6 +30,49 @@ template <class E> struct Items {
     QKV_INLINE E* operator()(int64_t n) const { return base + offset_of(axes, view.item, first + n); }
 };
 
+// The first element of one item, whatever its type.
+static inline char* item_at(const Problem& problem, const Axes& items, const View& of, Element element, int64_t shared,
+                            int64_t n) {
+    const int64_t offset = offset_of(problem.shared, of.shared, shared) + offset_of(items, of.item, n);
+    return static_cast<char*>(of.data) + offset * element_bytes(element);
+}
+
+// Keys or values, or their scales, of one shared element: `at(n)` is where the n-th begins, `together(n)` how many from
+// there on lie a step apart.
+struct Source {
+    const char* base;
+    const Axes& axes;
+    const View& view;
+    const Placement& placed;
+    const int32_t* pages;
+    int64_t bytes, page_step;
+
+    Source(const Problem& problem, const View& of, Element element, int64_t step_of_pages, int64_t shared)
+        : axes(problem.keys), view(of), placed(problem.placed), pages(nullptr), bytes(element_bytes(element)),
+          page_step(step_of_pages) {
+        base = static_cast<const char*>(of.data) + offset_of(problem.shared, of.shared, shared) * bytes;
+        if (placed.pages) pages = placed.pages + offset_of(problem.shared, placed.page_shared, shared);
+    }
+
+    QKV_INLINE const void* at(int64_t n) const {
+        if (pages) return base + (pages[n / placed.page_slots] * page_step + n % placed.page_slots * view.item[0]) * bytes;
+        if (placed.ring_slots) {
+            const int64_t slot = placed.ring_start + n;
+            return base + (slot < placed.ring_slots ? slot : slot - placed.ring_slots) * view.item[0] * bytes;
+        }
+        return base + offset_of(axes, view.item, n) * bytes;
+    }
+
+    QKV_INLINE int64_t together(int64_t n) const {
+        if (pages) return placed.page_slots - n % placed.page_slots;
+        if (placed.ring_slots) {
+            const int64_t slot = placed.ring_start + n;
+            return slot < placed.ring_slots ? placed.ring_slots - slot : INT64_MAX;
+        }
+        return axes.count == 1 ? INT64_MAX : 1;
+    }
+};
+
 // The same where items are a step apart: what inner loops can keep in registers.
 template <class E> struct Line {
     E* base;

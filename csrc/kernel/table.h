@@ -1,5 +1,10 @@
-// The table of one target: every kernel by the name that csrc/target_table.h gives it. Included last by csrc/targets/NAME.cc.
+// The table of one target: every kernel by the name that csrc/target_table.h gives it. Included last by csrc/targets/NAME.cc,
+// which is compiled twice: once for the terms alone, where QKV_TERMS_ALONE is defined, and once for the rest.
 #pragma once
+
+#ifdef QKV_TERMS_ALONE
+#include "terms.h"
+#else
 
 #include "../target_table.h"
 #include "entry.h"
@@ -41,3 +46,4 @@ constinit const Target table{
 };
 
 }  // namespace qkv::QKV_TARGET
+#endif

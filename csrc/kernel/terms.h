@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "../terms.h"
+#include "apply.h"
 #include "math.h"
 #include "vec.h"
 
@@ -551,17 +551,14 @@ template <class F> QKV_INLINE void over_tiles(const Place& place, F body) {
     }
 }
 
-// s, the scaled products of the place's rows and keys, becomes the scores after every term; -inf where a pair is
-// dropped, whatever it was. `masked` is false where the whole place is known to be kept.
 template <class T>
-inline void apply_terms(const Terms& terms, const Place& place, T* s, int64_t stride, bool masked, Scratch& scratch) {
+void apply_terms(const Terms& terms, const Place& place, T* s, int64_t stride, bool masked, Scratch& scratch) {
     over_tiles(place, [&](const Place& tile, int64_t r, int64_t k) {
         terms_of_tile(terms, tile, s + r * stride + k, stride, masked, scratch);
     });
 }
 
-// Which row of the table of values each pair of the place reads.
-inline void pair_rows(const Terms& terms, const Place& place, int32_t* out, int64_t stride, Scratch& scratch) {
+void pair_rows(const Terms& terms, const Place& place, int32_t* out, int64_t stride, Scratch& scratch) {
     over_tiles(place, [&](const Place& tile, int64_t r0, int64_t k0) {
         Running rows(terms.row, terms, tile, scratch);
         for (int64_t r = 0; r < tile.rows; ++r) {
@@ -708,15 +705,19 @@ inline void backward_of_tile(const Terms& terms, const Place& place, const T* ra
     }
 }
 
-// `ds`, the gradients of the scores after every term, become those of the scaled products `raw`; 0 where a pair is
-// dropped. What tables get is added to table_grads[n], dense and by the number of the table; null where none is wanted.
-// The terms were bound with gradients.
 template <class T>
-inline void terms_backward(const Terms& terms, const Place& place, const T* raw, int64_t raw_stride, T* ds, int64_t stride,
+void terms_backward(const Terms& terms, const Place& place, const T* raw, int64_t raw_stride, T* ds, int64_t stride,
                            bool masked, T* const* table_grads, Scratch& scratch) {
     over_tiles(place, [&](const Place& tile, int64_t r, int64_t k) {
         backward_of_tile(terms, tile, raw + r * raw_stride + k, raw_stride, ds + r * stride + k, stride, masked, table_grads, scratch);
     });
 }
+
+template void apply_terms<float>(const Terms&, const Place&, float*, int64_t, bool, Scratch&);
+template void apply_terms<double>(const Terms&, const Place&, double*, int64_t, bool, Scratch&);
+template void terms_backward<float>(const Terms&, const Place&, const float*, int64_t, float*, int64_t, bool, float* const*,
+                                    Scratch&);
+template void terms_backward<double>(const Terms&, const Place&, const double*, int64_t, double*, int64_t, bool,
+                                     double* const*, Scratch&);
 
 }  // namespace qkv::QKV_TARGET

@@ -111,10 +111,17 @@ class Attention:
         pair_row: list[int],
         num_buckets: int,
         views: dict[str, Strides],
+        key_element: int = -1,
+        out_element: int = -1,
+        grad_element: int = -1,
+        placing: dict[str, list[int]] = ...,
     ) -> None:
         """Sizes by role; ``views`` holds the strides of each tensor (q, k, v, out, grad, sink, lse, buckets, dq, dk,
-        dv) along shared axes, along rows or keys, and along the last axis. Raises ``InternalError`` for what does not
-        fit.
+        dv, k_scale, v_scale) along shared axes, along rows or keys, and along the last axis. Elements are numbered as
+        in csrc/elements.h, -1 for that of q. ``placing`` says where keys lie that are not simply a step apart: either
+        ``ring_slots``, or ``num_pages``, ``page_slots``, ``page_shared`` (steps of the table of pages along shared
+        axes) and ``pages_apart`` (steps from page to page of k, v and their scales). Raises ``InternalError`` for what
+        does not fit.
         """
 
     def forward(
@@ -133,8 +140,17 @@ class Attention:
         dropout: float = 0.0,
         seed: int = 0,
         num_threads: int = 1,
+        k_scale: int = 0,
+        v_scale: int = 0,
+        pages: int = 0,
+        ring_start: int = 0,
+        num_keys: int = -1,
     ) -> int:
-        """Runs one call on tensors at these addresses (0: not wanted); the lookup that left its table, or -1."""
+        """Runs one call on tensors at these addresses (0: not wanted); the lookup that left its table, or -1.
+
+        ``num_keys`` is how many of the keys there are this time, all where it is below 0; ``ring_start`` the slot of
+        the first one in a ring, ``pages`` the table of pages: int32, checked up to the last key.
+        """
 
     def run(self, q: int, k: int, v: int, out: int, terms: Terms | None, num_threads: int) -> None:
         """Runs one call that wants its output alone and whose terms read no table."""

@@ -53,9 +53,9 @@ from .run import merge as merge
 from .spec import DEFAULT_PATTERN as DEFAULT_PATTERN
 from .spec import Spec as Spec
 from .terms import scaling as scaling
+from .terms.bigbird import bigbird as bigbird
 from .terms.keep import Keep as Keep
 from .terms.keep import keep as keep
-from .terms.masks import bigbird as bigbird
 from .terms.masks import blocks as blocks
 from .terms.masks import causal as causal
 from .terms.masks import dilated as dilated

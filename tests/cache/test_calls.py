@@ -19,7 +19,7 @@ def parts(kind: Kind, cache: qkv.cache.Cache, cuts: list[int], seed: int = 1) ->
     return torch.cat(made, dim=2)
 
 
-@pytest.mark.parametrize("strategy", ["reference", "chunked", None])
+@pytest.mark.parametrize("strategy", ["reference", "chunked", "cpu", None])
 @pytest.mark.parametrize("name", [n for n in KINDS if n != "recurrent"])
 def test_parts_are_the_whole(name: str, strategy: str | None) -> None:
     kind = KINDS[name]
@@ -224,7 +224,7 @@ def _unused(cache: qkv.cache.Paged) -> list[int]:
 
 
 @pytest.mark.parametrize("name", ["dense", "ring", "paged"])
-@pytest.mark.parametrize("strategy", ["chunked", "reference"])
+@pytest.mark.parametrize("strategy", ["chunked", "cpu", "reference"])
 def test_unused_bytes_are_never_read(name: str, strategy: str) -> None:
     kind, cache = KINDS[name], KINDS[name].make()
     q, k, v = tokens(9, 15)

@@ -3,7 +3,8 @@
 // Tensors and scratch lie in memory of exactly their size, so that a sanitizer sees every stray access. Results are
 // bit-equal for any number of threads and lie within first-order bounds of the definition in double (u is the unit
 // roundoff of the working type: a product of d terms errs by d u, an exponential by its argument's error, sums of n
-// weights by n u). Dropped keys hold NaN in some cases, and no result may.
+// weights by n u). Dropped keys hold NaN in some cases, and no result may. Keys are read where strides say, and in some
+// cases again from a ring, from pages, or as codes whose values are the same.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -108,6 +109,100 @@ class Tensor {
     std::unique_ptr<char, Free> memory_;
 };
 
+// The same keys and values in a ring or in pages of their own, or as codes, or both.
+class PlacedKeys {
+  public:
+    PlacedKeys(Input& in, const Problem& call, const Tensor& k, const Tensor& v)
+        : shared_(call.shared), num_keys_(call.keys.total()), element_(call.key_element) {
+        const bool narrow = call.element != Element::f64;
+        if (narrow && in.one_in(2)) element_ = in.one_in(2) ? Element::code8 : Element::code4;
+        else if (narrow && in.one_in(3)) element_ = Element::bf16;  // which holds what codes stand for
+        const int64_t S = shared_.total(), first = shared_.size[0];
+        lanes_ = S, slots_ = num_keys_;
+        if (in.one_in(3)) {
+            slots_ += in.range(0, 5);
+            placed.ring_slots = slots_, placed.ring_start = in.range(0, slots_ - 1);
+        } else if (in.one_in(2) || !is_code(element_)) {
+            placed.page_slots = slots_ = in.one_in(2) ? int64_t{1} << in.range(0, 8) : in.range(1, 100), lanes_ = S / first;
+            const int64_t each = (num_keys_ + slots_ - 1) / slots_;
+            units_ = first * each + in.range(0, 2);
+            for (int64_t n = 0; n < first * each; ++n) table_.push_back(static_cast<int32_t>((n * 7 + 3) % units_));
+            if (units_ % 7 == 0) for (int64_t n = 0; n < first * each; ++n) table_[at(n)] = static_cast<int32_t>(units_ - 1 - n);
+            table_memory_ = copy(table_.data(), table_.size() * sizeof(int32_t));
+            placed.pages = reinterpret_cast<const int32_t*>(table_memory_.get());
+            placed.page_shared[0] = each;
+        }
+        k_ = fill(call.feature_size, k, call.k, kview, placed.k_scale, placed.k_page, placed.k_scale_page, k_scales_);
+        v_ = fill(call.value_size, v, call.v, vview, placed.v_scale, placed.v_page, placed.v_scale_page, v_scales_);
+    }
+
+    void put(Problem& call) const { call.placed = placed, call.key_element = element_, call.k = kview, call.v = vview; }
+
+  private:
+    using Bytes = std::unique_ptr<char[]>;
+    static Bytes copy(const void* from, std::size_t bytes) {
+        Bytes out(new char[bytes]);
+        std::memcpy(out.get(), from, bytes);
+        return out;
+    }
+    int64_t unit_of(int64_t b, int64_t n) const {  // (unit * lanes + lane) * slots + slot
+        int64_t unit = 0, slot = n;
+        if (placed.pages) unit = table_[at(b / lanes_ * placed.page_shared[0] + n / slots_)], slot = n % slots_;
+        else if (placed.ring_slots) slot = (placed.ring_start + n) % slots_;
+        return (unit * lanes_ + (placed.pages ? b % lanes_ : b)) * slots_ + slot;
+    }
+    void steps(View& view, int64_t& page, int64_t row) const {
+        view.item[0] = row, page = lanes_ * slots_ * row;
+        int64_t step = slots_ * row;
+        for (int n = shared_.count - 1; n >= 0; --n) {
+            if (n == 0 && placed.pages) break;
+            view.shared[n] = step, step *= shared_.size[n];
+        }
+    }
+    Bytes fill(int64_t size, const Tensor& from, const View&, View& view, View& scale, int64_t& page, int64_t& scale_page, Bytes& scales) {
+        const int64_t runs = (size + kCodeRun - 1) / kCodeRun;
+        const int64_t row = element_ == Element::code4 ? runs * kCodeRun / 2 : size, bytes = element_bytes(element_);
+        const int64_t items = units_ * lanes_ * slots_;
+        Bytes out(new char[at(items * row * bytes)]());
+        steps(view, page, row), view.last = 1, view.data = out.get();
+        if (is_code(element_)) {
+            scales.reset(new char[at(items) * sizeof(float)]());
+            steps(scale, scale_page, 1), scale.data = scales.get();
+        }
+        for (int64_t b = 0; b < shared_.total(); ++b)
+            for (int64_t n = 0; n < num_keys_; ++n) {
+                const int64_t item = unit_of(b, n);
+                char* to = out.get() + item * row * bytes;
+                if (!is_code(element_)) {
+                    for (int64_t f = 0; f < size; ++f) write(element_, to + f * bytes, from.get(b, n, f));
+                    continue;
+                }
+                bool finite = true;
+                for (int64_t f = 0; f < size; ++f) finite = finite && std::isfinite(from.get(b, n, f));
+                const float by = finite ? kScale : NAN;
+                std::memcpy(scales.get() + item * 4, &by, 4);
+                for (int64_t f = 0; f < size; ++f) {
+                    const int code = finite ? static_cast<int>(from.get(b, n, f) / static_cast<double>(kScale)) : 0;
+                    if (element_ == Element::code8) to[f] = static_cast<char>(code);
+                    else to[f / kCodeRun * 16 + f % 16] = static_cast<char>(to[f / kCodeRun * 16 + f % 16] | ((code + 8) << (f % kCodeRun < 16 ? 0 : 4)));
+                }
+            }
+        return out;
+    }
+
+  public:
+    static constexpr float kScale = 0.25f;  // values of codes are whole numbers of it, small enough for half bytes
+    Placement placed;
+    View kview, vview;
+
+  private:
+    Axes shared_;
+    int64_t num_keys_, lanes_ = 1, slots_ = 1, units_ = 1;
+    Element element_;
+    std::vector<int32_t> table_;
+    Bytes table_memory_, k_, v_, k_scales_, v_scales_;
+};
+
 Axes axes_of(Input& in, int most, int64_t largest, int64_t least) {
     Axes axes;
     axes.count = static_cast<int>(in.range(1, most));
@@ -160,7 +255,9 @@ BoundCase make_terms(Input& in, const Problem& call) {
     const int masks[] = {-1, 2, 4, 5};
     parts.keep = masks[in.range(0, 3)];
     if (in.one_in(2)) parts.score = 12, parts.by_score = 6, out.slope = 0.5;
-    const std::vector<Coordinate> coordinates{{Role::row, rows, 1, in.range(-4, keys)}, {Role::key, keys, 1, 0}, {Role::key, all, 1, 0}};
+    // often so that a group of rows stands astride an edge of blocks
+    const int64_t first = keys > 256 && in.one_in(2) ? 256 - in.range(0, rows) : in.range(-4, keys);
+    const std::vector<Coordinate> coordinates{{Role::row, rows, 1, first}, {Role::key, keys, 1, 0}, {Role::key, all, 1, 0}};
     out.kept.reset(new unsigned char[at(std::max<int64_t>(all, 1))]);
     for (int64_t n = 0; n < all; ++n) out.kept[at(n)] = !in.one_in(3);
     const std::vector<TableParts> tables{{{out.kept.get(), Elements::boolean, 0}, {all}, {1}, in.one_in(2)}};
@@ -227,6 +324,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     Forward call;
     call.element = static_cast<Element>(in.range(0, 3));
     const Element working = call.element == Element::f64 ? Element::f64 : Element::f32;
+    const Element written = in.one_in(4) ? working : call.element;
+    call.key_element = call.element, call.out_element = written;
     call.shared = axes_of(in, 2, 3, 1);
     call.rows = axes_of(in, 2, in.one_in(4) ? 130 : 20, 1);
     call.keys = axes_of(in, 2, in.one_in(3) ? 300 : 40, in.one_in(10) ? 0 : 1);
@@ -247,6 +346,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const Tensor v(in, call.element, call.shared, call.keys, E, true), sink(in, working, call.shared, call.rows, 1, true);
     const auto draw = [&](int64_t, int64_t, int64_t) { return numbers.real(); };
     q.fill(draw), k.fill(draw), v.fill(draw), sink.fill(draw);
+    const bool placed = call.keys.count == 1 && K > 0 && in.one_in(2);
+    if (placed) {
+        const auto code = [&](int64_t, int64_t, int64_t) {
+            return PlacedKeys::kScale * static_cast<float>(std::clamp(static_cast<int>(numbers.real() * 4), -7, 7));
+        };
+        k.fill(code), v.fill(code);
+    }
     BoundCase terms;  // terms are bound to coordinates that have a size
     if (K > 0 && in.one_in(2)) {
         terms = make_terms(in, call);
@@ -286,7 +392,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             }
         }
     }
-    std::vector<double> p(at(S * R * K), 0.0), lse(at(S * R)), error(at(S * R)), top(at(S * R));
+    std::vector<double> p(at(S * R * K), 0.0), lse(at(S * R)), error(at(S * R)), best(at(S * R), -infinity), spread(at(S * R), 0.0);
     const double u = roundoff(working);
     for (int64_t m = 0; m < S * R; ++m) {
         const double own_sink = call.sink.data ? sink.get(m / R, m % R, 0) : -infinity;
@@ -306,13 +412,17 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         }
         lse[at(m)] = dead ? -infinity : level + std::log(total);
         if (softmax && total > 0) for (int64_t n = 0; n < K; ++n) p[at(m * K + n)] /= total;
-        top[at(m)] = largest;
+        for (int64_t n = 0; n < K; ++n) {
+            const double weight = p[at(m * K + n)];
+            best[at(m)] = std::max(best[at(m)], s[at(m * K + n)]);
+            if (weight > 0) spread[at(m)] -= weight * std::log(weight);
+        }
         error[at(m)] = 4 * u * (static_cast<double>(D + 8) * (size_qk[at(m)] + 1) + static_cast<double>(K) + 4 * largest + 32);
     }
     const auto value = [&](int64_t b, int64_t n, int64_t f) { const double x = v.get(b, n, f); return std::isfinite(x) ? x : 0.0; };
     const auto key = [&](int64_t b, int64_t n, int64_t f) { const double x = k.get(b, n, f); return std::isfinite(x) ? x : 0.0; };
 
-    const Tensor out(in, call.element, call.shared, call.rows, E, false), lse_out(in, working, call.shared, call.rows, 1, false);
+    const Tensor out(in, written, call.shared, call.rows, E, false), lse_out(in, working, call.shared, call.rows, 1, false);
     const Tensor level_out(in, working, call.shared, call.rows, 1, false), entropy_out(in, working, call.shared, call.rows, 1, false);
     call.out = out.view;
     if (softmax) call.lse = lse_out.view;
@@ -324,7 +434,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     // The backward, of the same call.
     Backward back;
     static_cast<Problem&>(back) = call;
-    const Tensor grad(in, call.element, call.shared, call.rows, E, true), lse_in(in, working, call.shared, call.rows, 1, false);
+    back.grad_element = written;
+    const Tensor grad(in, written, call.shared, call.rows, E, true), lse_in(in, working, call.shared, call.rows, 1, false);
     const Tensor delta(in, working, call.shared, call.rows, 1, false), dq(in, call.element, call.shared, call.rows, D, false);
     const Tensor dk(in, call.element, call.shared, call.keys, D, false), dv(in, call.element, call.shared, call.keys, E, false);
     grad.fill(draw);
@@ -351,18 +462,34 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (softmax) back.lse = lse_in.view, back.delta = delta.view;
 
     const double rounding = roundoff(call.element), least = smallest(call.element);
+    Forward elsewhere = call;
+    std::unique_ptr<PlacedKeys> keys_elsewhere;
+    if (placed) keys_elsewhere = std::make_unique<PlacedKeys>(in, call, k, v), keys_elsewhere->put(elsewhere);
     for (const TargetRow* row : usable_targets(target_rows(), cpu_features())) {
         run_both(*row->table, call, {&out, &lse_out, &level_out, &entropy_out});
         run_both(*row->table, back, {&dq, &dk, &dv});
         if (call.dropout > 0) continue;  // which pairs are dropped is compared with the other strategies, in Python
+        const auto check_rows = [&] {
+            for (int64_t m = 0; m < S * R; ++m) {
+                const int64_t b = m / R, r = m % R;
+                for (int64_t f = 0; f < E; ++f) {
+                    double wanted = 0, sizes = 0;
+                    for (int64_t n = 0; n < K; ++n) wanted += p[at(m * K + n)] * value(b, n, f), sizes += p[at(m * K + n)] * std::abs(value(b, n, f));
+                    near(out.get(b, r, f), wanted, 2 * error[at(m)] * sizes + rounding * std::abs(wanted) + least);
+                }
+                if (softmax) near(lse_out.get(b, r, 0), lse[at(m)], error[at(m)] + 4 * u * std::abs(lse[at(m)]));
+                if (call.level.data) near(level_out.get(b, r, 0), best[at(m)], error[at(m)]);
+                // d(-p log p) = -(1 + log p) dp, where dp is p times twice an error; a weight that became 0 had less than 1e-30
+                if (call.entropy.data) near(entropy_out.get(b, r, 0), spread[at(m)], 4 * error[at(m)] * (1 + spread[at(m)]) + 1e-28);
+            }
+        };
+        check_rows();
+        if (placed) {
+            run_both(*row->table, elsewhere, {&out, &lse_out, &level_out, &entropy_out});
+            check_rows();
+        }
         for (int64_t m = 0; m < S * R; ++m) {
             const int64_t b = m / R, r = m % R;
-            for (int64_t f = 0; f < E; ++f) {
-                double wanted = 0, sizes = 0;
-                for (int64_t n = 0; n < K; ++n) wanted += p[at(m * K + n)] * value(b, n, f), sizes += p[at(m * K + n)] * std::abs(value(b, n, f));
-                near(out.get(b, r, f), wanted, 2 * error[at(m)] * sizes + rounding * std::abs(wanted) + least);
-            }
-            if (softmax) near(lse_out.get(b, r, 0), lse[at(m)], error[at(m)] + 4 * u * std::abs(lse[at(m)]));
             for (int64_t f = 0; f < D; ++f) {
                 double wanted = 0, sizes = 0;
                 for (int64_t n = 0; n < K; ++n) {

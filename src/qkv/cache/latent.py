@@ -110,12 +110,13 @@ class Latent(Cache):
             self.remembered[key] = (self.up_k.to(dtype), self.up_v.to(dtype))
         return cast("tuple[Tensor, Tensor]", self.remembered[key])
 
-    def expanded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Keys ``[b..., head, token, d]`` and values ``[b..., head, token, e]`` of all tokens."""
+    def expanded(self, dtype: torch.dtype, last: int | None = None) -> tuple[Tensor, Tensor]:
+        """Keys ``[b..., head, token, d]`` and values ``[b..., head, token, e]`` of all tokens, or the ``last`` ones."""
         import torch
 
         view = self.view()
-        rows = cast("Tensor", view.keys).to(dtype)
+        held = cast("Tensor", view.keys)
+        rows = (held if last is None else held[..., held.shape[-2] - last :, :]).to(dtype)
         latent, rotary = rows[..., : self.latent_size], rows[..., self.latent_size :]
         up_k, up_v = self.ups(dtype)
         content = latent.unsqueeze(-3) @ up_k.transpose(-1, -2)

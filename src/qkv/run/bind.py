@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..coords.sizes import Solved, solve
 from ..errors import DeviceError, DtypeError, ShapeError, SizeMismatch, SpecError
 from ..spec import Lowered, Spec
-from ..terms.expr import Captured, Lookup
+from ..terms.expr import Captured, Lookup, Opening
 from ..terms.interval import Block, stays_inside
 from ..terms.scope import Claim
 from ..terms.weights import Differential, Linear
@@ -72,12 +72,12 @@ class Bound:
 
     ``q`` is ``[shared..., query-only..., feature]``, ``k`` ``[shared..., key..., feature]``, ``v`` ``[shared...,
     key..., value feature]``; for differential weights q and k have a leading axis of size 2. Features are rotated or
-    mapped already. ``tables`` maps captured tensors to those to read. ``inside`` holds the lookups that cannot leave
-    their tables. ``stored``: keys and values as a cache holds them, for strategies that read them there; ``k`` and
-    ``v`` then have the shapes alone, on the meta device, so that no strategy computes with them by mistake.
-    ``recurrence``: the sums before k and v, which are the new tokens then. ``latent``: the cache that keys and values
-    would be rebuilt from, where ``k`` are its rows and ``v`` its latents. ``after`` is called when the strategy has
-    run.
+    mapped already. ``tables`` maps captured tensors to those to read, ``given`` openings to those of this call.
+    ``inside`` holds the lookups that cannot leave their tables. ``stored``: keys and values as a cache holds them, for
+    strategies that read them there; ``k`` and ``v`` then have the shapes alone, on the meta device, so that no strategy
+    computes with them by mistake. ``recurrence``: the sums before k and v, which are the new tokens then. ``latent``:
+    the cache that keys and values would be rebuilt from, where ``k`` are its rows and ``v`` its latents. ``after`` is
+    called when the strategy has run.
     """
 
     frame: Frame
@@ -95,6 +95,7 @@ class Bound:
     recurrence: Recurrence | None = None
     latent: Latent | None = None
     after: Callable[[], None] = _nothing
+    given: Mapping[Captured, Tensor] = field(default_factory=dict[Captured, "Tensor"])
 
     @property
     def spec(self) -> Spec:
@@ -135,10 +136,7 @@ def frame(spec: Spec, q: Tensor, k: Tensor, v: Tensor, known: Mapping[str, int] 
     check_claims(lowered, sizes)
     for table in lowered.captured:
         if not table.movable and table.tensor.device != q.device:
-            raise DeviceError(
-                f"{table.label or 'a captured tensor'} is on {table.tensor.device}, q on {q.device}.\n"
-                "  Move it: tensor.to(q.device), then make the term again."
-            )
+            raise _elsewhere(table, table.tensor, q.device)
     features = lowered.features
     if lowered.branch is not None:
         features = (lowered.branch, *(f for f in features if f != lowered.branch))
@@ -160,6 +158,14 @@ def frame(spec: Spec, q: Tensor, k: Tensor, v: Tensor, known: Mapping[str, int] 
         _scale(spec, lowered, sizes),
         q.dtype,
         q.device,
+    )
+
+
+def _elsewhere(table: Captured, tensor: Tensor, device: torch.device) -> DeviceError:
+    again = "" if isinstance(table, Opening) else ", then make the term again"
+    return DeviceError(
+        f"{table.label or 'a captured tensor'} is on {tensor.device}, q on {device}.\n"
+        f"  Move it: tensor.to(q.device){again}."
     )
 
 
@@ -263,6 +269,7 @@ def bind(
     dropout: float,
     seed: int,
     exact: bool = False,
+    given: Mapping[Captured, Tensor] | None = None,
 ) -> Bound:
     """The call in canonical layout, rotated and projected. ``made`` must be the frame of these tensors' signature.
 
@@ -275,7 +282,7 @@ def bind(
     queries = mapped(made, turned(made, made.query.canonical(q), places, 0, precision), exact)
     keys = mapped(made, turned(made, made.key.canonical(k), places, 1, precision), exact)
     values = flatten_last(made.value.canonical(v), len(lowered.value_features))
-    return assembled(made, (queries, keys, values), places, want, dropout, seed, exact)
+    return assembled(made, (queries, keys, values), places, want, dropout, seed, exact, given)
 
 
 def assembled(
@@ -286,11 +293,13 @@ def assembled(
     dropout: float,
     seed: int,
     exact: bool,
+    given: Mapping[Captured, Tensor] | None = None,
 ) -> Bound:
     """The bound call of operands in canonical layout, which are turned and mapped already."""
     lowered, sizes = made.lowered, made.sizes
     queries, keys, values = operands
-    tables = _tables(made, queries, precision_of(made, exact), safe=exact)
+    given = given or {}
+    tables = _tables(made, queries, precision_of(made, exact), given, safe=exact)
     return Bound(
         made,
         queries,
@@ -302,6 +311,7 @@ def assembled(
         want,
         dropout,
         seed,
+        given=given,
     )
 
 
@@ -367,13 +377,19 @@ def _checked_map(weights: Linear, x: Tensor) -> Tensor:
     return mapped
 
 
-def _tables(made: Frame, queries: Tensor, precision: torch.dtype, *, safe: bool) -> dict[Captured, Tensor]:
+def _tables(
+    made: Frame, queries: Tensor, precision: torch.dtype, given: Mapping[Captured, Tensor], *, safe: bool
+) -> dict[Captured, Tensor]:
     """The tensors that lookups read: captured ones, on the call's device, and queries multiplied with a table.
 
     A query that holds NaN must not reach the table's gradient, so its products are made apart: always where ``safe``
     asks for it (values cannot be asked for under a transform), else where one was seen.
     """
     tables = {c: c.tensor.to(made.device) if c.movable else c.tensor for c in made.lowered.captured}
+    for opening, tensor in given.items():
+        if tensor.device != made.device:
+            raise _elsewhere(opening, tensor, made.device)
+        tables[opening] = tensor
     for projection in made.lowered.projections:
         table = projection.tensor
         if table.shape[1] != queries.shape[-1]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..coords import Named
-from ..errors import SpecError
+from ..errors import InternalError, SpecError
 from ..plan import Plan, Request, choose, find, forced, strategy
 from ..spec import DEFAULT_PATTERN, Spec, hang
 from ..terms.worded import found
@@ -43,11 +43,14 @@ REMEMBERED = 256
 
 @dataclass(slots=True)
 class Prepared:
-    """What is remembered for a signature: the frame, and the plan for each forced strategy and finiteness."""
+    """What is remembered for a signature: the frame, the plan for each forced strategy and finiteness, and whether what
+    fills openings needs gradients.
+    """
 
     frame: Frame
     request: Request | None
     plans: dict[tuple[str | None, bool | None], Plan]
+    learns_given: bool = False
 
 
 def attention(
@@ -167,23 +170,25 @@ _traced_specs: list[Spec] = []
 class Door:
     """Runs and plans specs."""
 
-    def run(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Result:
-        """The result of one call."""
+    def run(
+        self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any], given: tuple[Tensor, ...] = ()
+    ) -> Result:
+        """The result of one call; ``given`` fills the spec's openings."""
         if cached.concerns(k, v, options):
             return cached.run(spec, q, k, v, options)
         options = cached.without(options)
         if traced.is_tracing() and not any_named(q, k, v):
             return _traced_result(spec, q, k, v, options)
         if any_named(q, k, v):
-            pattern, given, options = arranged(spec, q, k, v, options)
-            result = self.run(spec, given["q"], given["k"], given["v"], options)
+            pattern, laid, options = arranged(spec, q, k, v, options)
+            result = self.run(spec, laid["q"], laid["k"], laid["v"], options)
             sizes = {name: size for tensor in (q, k, v) for name, size in tensor.sizes.items()}
             return named_result(pattern, sizes, result)
         check_tensors(q, k, v)
         if torch.is_autocast_enabled(q.device.type):
             with torch.autocast(q.device.type, enabled=False):  # it would round scores to 16 bits
-                return self.run(spec, q, k, v, options)
-        prepared, plan, bound = _ready(spec, q, k, v, options)
+                return self.run(spec, q, k, v, options, given)
+        prepared, plan, bound = _ready(spec, q, k, v, options, given)
         computed = find(plan.strategy).run(bound)
         return result_of(prepared.frame, bound, computed, plan)
 
@@ -192,7 +197,7 @@ class Door:
     ) -> Any:
         """The output alone of one call; ``alias`` is what it is known by beside its spec."""
         if cached.concerns(k, v, options):
-            return cached.run(spec, q, k, v, options).output
+            return cached.output(spec, q, k, v, options)
         options = cached.without(options)
         if traced.is_tracing():
             return traced.traced(spec.word, spec.learned, q, k, v, options)[0]
@@ -206,6 +211,12 @@ class Door:
         computed = find(plan.strategy).run(bound)
         quick.remember(quick.Alias(known, (spec,)), alias, bound, plan, (q, k, v))
         return result_of(prepared.frame, bound, computed, plan).output
+
+    def filled(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any], given: tuple[Tensor, ...]) -> Any:
+        """The output alone of one call whose spec has openings, filled in their order."""
+        if traced.is_tracing():
+            return traced.traced(spec.word, list(given), q, k, v, options)[0]
+        return self.run(spec, q, k, v, options, given).output
 
     def plan(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Plan:
         """The plan of one call; nothing is computed."""
@@ -234,7 +245,7 @@ def _traced_result(spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping
 
 
 def _prepared(
-    spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any]
+    spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any], given: tuple[Tensor, ...] = ()
 ) -> tuple[Prepared, frozenset[str], float]:
     """What is remembered for the call's signature, made when it is new; with the statistics wanted and the dropout."""
     check_options(options)
@@ -247,6 +258,7 @@ def _prepared(
             torch.is_grad_enabled(),
             torch.backends.cuda.flash_sdp_enabled(),  # the caller's choice among torch's kernels, on CPUs as well
             q.requires_grad or k.requires_grad or v.requires_grad,
+            any(x.requires_grad for x in given),
             want,
             share > 0,
             options.get("align"),
@@ -259,7 +271,7 @@ def _prepared(
     memory: dict[Any, Prepared] = spec.__dict__.setdefault("_prepared", {})
     found = memory.get(signature)
     if found is None:
-        found = Prepared(frame(spec, q, k, v, sizes), None, {})
+        found = Prepared(frame(spec, q, k, v, sizes), None, {}, any(x.requires_grad for x in given))
         if len(memory) >= REMEMBERED:
             memory.pop(next(iter(memory)), None)
         memory[signature] = found
@@ -280,7 +292,9 @@ def _plan(
     name = forced()
     transformed = any(finite.is_transformed(x) for x in (q, k, v))
     if transformed or prepared.request is None or prepared.request.transformed:
-        prepared.request = request_of(prepared.frame, q, k, v, options, want, share, transformed)
+        request = request_of(prepared.frame, q, k, v, options, want, share, transformed)
+        learns = prepared.learns_given and torch.is_grad_enabled()
+        prepared.request = replace(request, captured_grad=True) if learns else request
         prepared.plans.clear()
     plan = prepared.plans.get((name, None))
     if plan is None:
@@ -294,8 +308,12 @@ def _plan(
     return known
 
 
-def _ready(spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any]) -> tuple[Prepared, Plan, Bound]:
-    prepared, want, share = _prepared(spec, q, k, v, options)
+def _ready(
+    spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any], given: tuple[Tensor, ...] = ()
+) -> tuple[Prepared, Plan, Bound]:
+    if len(given) != len(spec.openings):
+        raise InternalError(f"{len(given)} tensors fill {len(spec.openings)} openings of {spec!r}; please report this")
+    prepared, want, share = _prepared(spec, q, k, v, options, given)
     plan = _plan(prepared, spec, q, k, v, options, want, share)
     seed = options.get("seed")
     chosen = seed if seed is not None else dropping.draw_seed() if share else 0
@@ -310,6 +328,7 @@ def _ready(spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, An
         dropout=share,
         seed=chosen,
         exact=find(plan.strategy).capability.exact,
+        given=dict(zip(spec.openings, given, strict=True)),
     )
     return prepared, plan, bound
 

@@ -17,10 +17,12 @@ import torch
 from ..terms.derivative import lookups_of
 from ..terms.expr import Apply, Captured, Index, Kind, Node, Size, captured_in
 from ..terms.weights import Sigmoid
-from .backward import check_unchanged, no_second_derivative, versions
+from .backward import Seen, check_unchanged, no_second_derivative, versions
+from .finite import is_transformed
 from .recompute import summed_to
 from .scores import outside_error
 from .signature import Shape, address
+from .stored import placed, plain
 from .tile_program import compiled
 
 if TYPE_CHECKING:
@@ -37,19 +39,22 @@ STATISTICS = ("max_logit", "entropy", "argmax")
 
 @dataclass(slots=True)
 class Pass:
-    """One call for the core. ``captured`` are the float tables of the score, in the order in which a pass gets them."""
+    """One call for the core, whose output has elements of type ``dtype``. ``captured`` are the float tables of the
+    score, in the order in which a pass gets them.
+    """
 
     bound: Bound
+    dtype: torch.dtype
     captured: tuple[Captured, ...]
     statistics: tuple[str, ...]
-    versions: tuple[tuple[Captured, int], ...]
+    versions: Seen
 
     @staticmethod
-    def of(bound: Bound) -> Pass:
+    def of(bound: Bound, dtype: torch.dtype) -> Pass:
         """The pass of a bound call."""
-        node = bound.lowered.score
-        captured = () if node is None else tuple(c for c in captured_in(node) if c.kind is Kind.FLOAT)
-        return Pass(bound, captured, tuple(n for n in STATISTICS if n in bound.want), versions(bound.lowered.captured))
+        captured = captured_by_score(bound)
+        stats = tuple(n for n in STATISTICS if n in bound.want)
+        return Pass(bound, dtype, captured, stats, versions(bound))
 
     def reading(self, tables: Sequence[Tensor]) -> Pass:
         """The pass with these tensors as its captured tables."""
@@ -72,11 +77,21 @@ class Pass:
         return program, program.bind(self.bound, [lowered.query_order[n] for n in shape.order])
 
 
+def captured_by_score(bound: Bound) -> tuple[Captured, ...]:
+    """The float tables of the call's score."""
+    node = bound.lowered.score
+    return () if node is None else tuple(c for c in captured_in(node) if c.kind is Kind.FLOAT)
+
+
 def fused(
     job: Pass, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, rows: Tensor | None, tables: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
     """Output, lse (None for sigmoid weights) and the wanted statistics, in canonical layout."""
-    found = cast("tuple[Tensor, ...]", _apply(job, q, k, v, sink, rows, *tables))
+    given = [x for x in (q, k, v, sink, rows, *tables) if x is not None]
+    if (torch.is_grad_enabled() and any(x.requires_grad for x in given)) or any(map(is_transformed, given)):
+        found = cast("tuple[Tensor, ...]", _apply(job, q, k, v, sink, rows, *tables))
+    else:  # an autograd function costs more than a short call
+        found = forward(job.reading(tables), Shape.of(job.bound, q, v), q, k, v, sink, rows)
     return found[0], found[1] if job.has_lse else None, dict(zip(job.statistics, found[3:], strict=True))
 
 
@@ -172,19 +187,22 @@ def forward(
 ) -> tuple[Tensor, ...]:
     """Output, lse, normalised sums by row of the value table (empty without one), and statistics."""
     bound = job.bound
-    if shape.num_rows <= FEW_ROWS:  # the same bits, however features lie
-        k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
+    if bound.stored is not None:
+        keys = placed(shape, *bound.stored)
+    else:
+        if shape.num_rows <= FEW_ROWS:  # the same bits, however features lie
+            k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
+        keys = plain(shape, k, v)
     dtype = bound.working_dtype
     by_row = shape.rows
-    output = output_like(job, shape, q.dtype)
+    output = output_like(job, shape, job.dtype)
     lse = torch.empty(by_row, dtype=dtype)
     stats = [torch.empty(by_row, dtype=torch.int64 if n == "argmax" else dtype) for n in job.statistics]
     num_buckets = 0 if rows is None or shape.is_empty else rows.shape[0]
     buckets = None if rows is None else torch.zeros(*by_row, rows.shape[0], dtype=dtype)
     views = {
+        **keys.views,
         "q": shape.by_row(q, True),
-        "k": shape.by_key(k),
-        "v": shape.by_key(v),
         "out": shape.by_row(output, True),
         "lse": shape.by_row(lse, False),
     }
@@ -195,10 +213,11 @@ def forward(
         views["buckets"] = shape.by_row(buckets, True)
     program, terms = job.terms(shape)
     found = dict(zip(job.statistics, stats, strict=True))
-    outside = shape.signature(bound, q.dtype, num_buckets, views).forward(
+    outside = shape.signature(
+        bound, q.dtype, num_buckets, views, key_element=keys.element, placing=keys.placing, out=job.dtype
+    ).forward(
+        **keys.addresses,
         q=q.data_ptr(),
-        k=k.data_ptr(),
-        v=v.data_ptr(),
         out=output.data_ptr(),
         sink=address(sink),
         lse=lse.data_ptr() if job.has_lse else 0,
@@ -245,7 +264,7 @@ def gradients(
     (q, k, v), (sink, rows, tables), (output, lse, buckets) = operands, learned, saved
     grad, grad_lse = incoming
     dtype = bound.working_dtype
-    wide = grad.to(dtype)
+    wide = grad = grad.to(dtype)
     delta = (wide * output.to(dtype)).sum(-1)
     if grad_lse is not None and job.has_lse:
         delta = delta - grad_lse
@@ -269,7 +288,7 @@ def gradients(
     for name, x, by_key in (("dq", dq, False), ("dk", dk, True), ("dv", dv, True), ("buckets", by_bucket, False)):
         if x is not None:
             views[name] = shape.by_key(x) if by_key else shape.by_row(x, True)
-    shape.signature(bound, q.dtype, num_buckets, views).backward(
+    shape.signature(bound, q.dtype, num_buckets, views, grad=grad.dtype).backward(
         q=q.data_ptr(),
         k=k.data_ptr(),
         v=v.data_ptr(),

@@ -17,7 +17,7 @@ from ..errors import InternalError
 from ..terms.expr import Captured, Kind, captured_in
 from ..terms.weights import Sigmoid
 from . import dropout, finite
-from .backward import check_unchanged, recomputing, versions
+from .backward import Seen, check_unchanged, recomputing, versions
 from .layout import packed
 from .scores import changed, kept, rows_read
 
@@ -45,13 +45,13 @@ class Job:
     captured: tuple[Captured, ...] = ()
     statistics: tuple[str, ...] = ()
     tables: dict[Captured, Tensor] = field(default_factory=dict[Captured, "Tensor"])
-    versions: tuple[tuple[Captured, int], ...] = ()
+    versions: Seen = ()
 
     def __post_init__(self) -> None:
         node = self.bound.lowered.score
         self.captured = () if node is None else tuple(c for c in captured_in(node) if c.kind is Kind.FLOAT)
         self.statistics = tuple(n for n in ("max_logit", "entropy", "argmax") if n in self.bound.want)
-        self.versions = versions(self.bound.lowered.captured)
+        self.versions = versions(self.bound)
 
     @property
     def branches(self) -> int:

@@ -110,7 +110,7 @@ def remember(name: Alias, other: Alias | None, bound: Bound, plan: Plan, operand
         or any(x.data_ptr() != y.data_ptr() for x, y in zip((bound.q, bound.k, bound.v), operands, strict=True))
     ):
         return
-    job, shape = Pass.of(bound), Shape.of(bound, bound.q, bound.v)
+    job, shape = Pass.of(bound, bound.q.dtype), Shape.of(bound, bound.q, bound.v)
     if shape.is_empty or (shape.num_rows <= FEW_ROWS and not bound.k.stride(-1) == bound.v.stride(-1) == 1):
         return
     views = {

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 ELEMENTS = ("float64", "float32", "bfloat16", "float16")
 """The types of elements in the order of csrc/elements.h."""
 
+CODES = {8: 4, 4: 5}
+"""The numbers there of codes, by their bits."""
+
 MOST_AXES = 8
 """Shared, row and key axes that the core takes, of each (csrc/attention.h)."""
 
@@ -99,15 +102,32 @@ class Shape:
         missing = len(self.lead) + len(self.shared) - split
         return [0] * missing + strides[:split], strides[split:], step
 
-    def signature(self, bound: Bound, dtype: torch.dtype, num_buckets: int, views: dict[str, Strides]) -> Attention:
-        """The core's object for calls of this signature."""
+    def signature(
+        self,
+        bound: Bound,
+        dtype: torch.dtype,
+        num_buckets: int,
+        views: dict[str, Strides],
+        *,
+        key_element: int = -1,
+        placing: dict[str, list[int]] | None = None,
+        out: torch.dtype | None = None,
+        grad: torch.dtype | None = None,
+    ) -> Attention:
+        """The core's object for calls of this signature; ``out`` and ``grad`` are the types of the output and of its
+        gradient where they are not ``dtype``, the queries'. ``key_element`` and ``placing`` are of ``stored.Placed``.
+        """
         weights = bound.spec.weights
         steps, step = [0] * len(self.query_order), 1
         for n in reversed(range(len(self.query_order))):
             steps[n] = step
             step *= self.query_order[n]
         return loaded().Attention(
-            element=ELEMENTS.index(str(dtype).removeprefix("torch.")),
+            element=element_of(dtype),
+            key_element=key_element,
+            placing=placing or {},
+            out_element=-1 if out is None else element_of(out),
+            grad_element=-1 if grad is None else element_of(grad),
             shared=[*self.lead, *self.shared],
             rows=[self.query_order[n] for n in self.order],
             keys=list(self.keys),
@@ -121,6 +141,11 @@ class Shape:
             num_buckets=num_buckets,
             views=views,
         )
+
+
+def element_of(dtype: torch.dtype) -> int:
+    """The core's number of a type of elements."""
+    return ELEMENTS.index(str(dtype).removeprefix("torch."))
 
 
 def address(x: Tensor | None) -> int:

@@ -7,7 +7,7 @@ to know how a cache keeps its keys.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -91,11 +91,16 @@ def check_dropped(cache: Cache, made: Frame, view: View, places: Places) -> None
         at[key] = Interval.of(low, first - 1.0)
         kept = bool(np.any(bounds(made.lowered.keep, Block(indices, at, made.sizes)).high))
     if kept:
-        raise CacheError(
-            f"keep={made.spec.keep!r} may keep tokens that the {cache.kind} cache has dropped: it holds the last "
-            f"{standing.count} of {cache.length}.\n"
-            "  Give the spec the cache's window, keep=qkv.causal() & qkv.window(n), or use a larger or a dense cache."
-        )
+        refuse_dropped(cache, made, standing.count)
+
+
+def refuse_dropped(cache: Cache, made: Frame, count: int) -> NoReturn:
+    """``CacheError``: the mask asks for keys that are gone."""
+    raise CacheError(
+        f"keep={made.spec.keep!r} may keep tokens that the {cache.kind} cache has dropped: it holds the last "
+        f"{count} of {cache.length}.\n"
+        "  Give the spec the cache's window, keep=qkv.causal() & qkv.window(n), or use a larger or a dense cache."
+    )
 
 
 def said(made: Frame, positions: Mapping[str, Any] | None) -> dict[str, Place]:

@@ -18,6 +18,7 @@ from .. import limits
 from ..coords.pattern import Pattern, parse
 from ..coords.roles import Roles, roles
 from ..errors import InternalError, LimitError, QkvError, SpecError
+from ..terms.expr import Opening
 from ..terms.keep import Keep
 from ..terms.position import Rope
 from ..terms.score import ScoreTerm, Shaw
@@ -44,6 +45,8 @@ class Door(Protocol):
     def run(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Any: ...
 
     def output(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Any: ...
+
+    def filled(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any], given: tuple[Any, ...]) -> Any: ...
 
     def plan(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Any: ...
 
@@ -92,6 +95,8 @@ class Spec(Worded):
     scale: float | None = None
     tables: tuple[Tensor, ...] = field(init=False, repr=False, compare=False)
     """The captured tensors."""
+    openings: tuple[Opening, ...] = field(init=False, repr=False, compare=False)
+    """The places for tensors that each call brings, in the order in which ``Door.filled`` takes them."""
     captures: bool = field(init=False, repr=False, compare=False)
     """Whether some part mentions a tensor of the caller's."""
 
@@ -121,7 +126,8 @@ class Spec(Worded):
         object.__setattr__(self, "_lowered", {})
         first = self._first()
         every = dict.fromkeys((*first.captured, *first.projections))
-        object.__setattr__(self, "tables", tuple(table.tensor for table in every))
+        object.__setattr__(self, "tables", tuple(t.tensor for t in every if not isinstance(t, Opening)))
+        object.__setattr__(self, "openings", tuple(t for t in every if isinstance(t, Opening)))
         object.__setattr__(self, "captures", any(not table.movable for table in first.captured))
 
     @cached_property

@@ -1,0 +1,273 @@
+"""Plants faults in the kernels, one at a time, and demands that the C++ tests notice each of them.
+
+    python csrc/tests/faults.py [--only TEXT] [--list]
+
+Every fault is one piece of text in one file, replaced by another. The portable kernels (or their terms) are compiled
+with it, linked with everything else, and `attention_fuzz`, `terms_test` and `graph_fuzz` are run until one fails. A
+fault that none notices, or whose text is no longer there exactly once, is an error. Needs a C++20 compiler (CXX);
+build/faults holds what is made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+BUILD = ROOT / "build" / "faults"
+CXX = os.environ.get("CXX", "c++")
+FLAGS = ["-std=c++20", "-O1", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", "-pthread"]
+SOURCES = ["cpu.cc", "cpu_registers.cc", "compile.cc", "graph.cc", "interval.cc", "pool.cc", "probe.cc", "targets.cc"]
+NUM_INPUTS = "400"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """``before`` in ``file`` (of csrc) becomes ``after``; ``name`` says what is wrong then."""
+
+    name: str
+    file: str
+    before: str
+    after: str
+
+
+FORWARD, ENTRY, BACKWARD = "kernel/forward.h", "kernel/entry.h", "kernel/backward.h"
+PLACES, GEMM, ROWS, TERMS, IN_PLACE = (
+    "kernel/places.h",
+    "kernel/gemm.h",
+    "kernel/rows.h",
+    "kernel/terms.h",
+    "kernel/in_place.h",
+)
+
+FAULTS = [
+    Fault("a mask keeps one key less", TERMS, "QKV_COMPARE(le_##s, T, a <= b)", "QKV_COMPARE(le_##s, T, a < b)"),
+    Fault("a mask keeps one key more", TERMS, "QKV_COMPARE(lt_##s, T, a < b)", "QKV_COMPARE(lt_##s, T, a <= b)"),
+    Fault(
+        "sums are not rescaled when a larger score comes",
+        GEMM,
+        "acc[r][n] = load<T>(c + r * c_row + n * Lanes<T>::count) * splat<T>(factor[r]);",
+        "acc[r][n] = load<T>(c + r * c_row + n * Lanes<T>::count) + splat<T>(T(0) * factor[r]);",
+    ),
+    Fault(
+        "in place, sums are not rescaled",
+        IN_PLACE,
+        "acc[r][n] = load<T>(sums + r * row + f + n * W) * splat<T>(factor[r]);",
+        "acc[r][n] = load<T>(sums + r * row + f + n * W) + splat<T>(T(0) * factor[r]);",
+    ),
+    Fault(
+        "totals are not rescaled",
+        ROWS,
+        "rows.total[row] = rows.total[row] * moved[r] + mass[r];",
+        "rows.total[row] = rows.total[row] + mass[r];",
+    ),
+    Fault(
+        "heads are tiled, not repeated: the flat index is taken apart from the wrong end",
+        PLACES,
+        "for (int n = axes.count - 1; n >= 0; --n) {",
+        "for (int n = 0; n < axes.count; ++n) {",
+    ),
+    Fault(
+        "the batch's stride for the head's",
+        PLACES,
+        "offset += flat % axes.size[n] * strides[n];",
+        "offset += flat % axes.size[n] * strides[0];",
+    ),
+    Fault(
+        "the last row is not written",
+        FORWARD,
+        "        for (int64_t n = 0; n < num_rows; ++n) {\n            const bool dead",
+        "        for (int64_t n = 0; n < num_rows - (num_rows > 1); ++n) {\n            const bool dead",
+    ),
+    Fault(
+        "lse to base 2",
+        FORWARD,
+        "dead ? none : rows.level[n] * back + natural_log(total)",
+        "dead ? none : rows.level[n] + natural_log(total)",
+    ),
+    Fault("the sink once for every split", ENTRY, "if (part.split > 0) chunk.leave_sinks_out();", ""),
+    Fault("a split's sums are added as they are", FORWARD, ": a * a_part + b * b_part;", ": a + b * b_part;"),
+    Fault(
+        "a row that keeps nothing is not 0",
+        FORWARD,
+        "const T factor = !divide ? T(1) : dead ? T(0) : T(1) / total;",
+        "const T factor = !divide ? T(1) : T(1) / total;",
+    ),
+    Fault(
+        "dropped scores are left in the padded columns",
+        FORWARD,
+        "for (int64_t n = last; n < right; ++n) work.s[r * kBlockKeys + n] = none;\n"
+        "        }\n        if (!finite) note",
+        "}\n        if (!finite) note",
+    ),
+    Fault(
+        "values that are not finite reach rows that drop their key",
+        FORWARD,
+        "if (work.keeps[r * kBlockKeys + n]) work.sums",
+        "work.sums",
+    ),
+    Fault("the entropy forgets what was before", ROWS, "rows.moment[row] * moved[r] + moment[r]", "moment[r]"),
+    Fault(
+        "the largest score is the last block's",
+        ROWS,
+        "rows.best[row] = best[r] > rows.best[row] ? best[r] : rows.best[row];",
+        "rows.best[row] = best[r];",
+    ),
+    Fault(
+        "a ring goes on past its end",
+        PLACES,
+        "slot < placed.ring_slots ? slot : slot - placed.ring_slots) * view.item[0] * bytes;",
+        "slot <= placed.ring_slots ? slot : slot - placed.ring_slots) * view.item[0] * bytes;",
+    ),
+    Fault(
+        "pages are read in their physical order",
+        PLACES,
+        "base + (pages[n / placed.page_slots] * page_step",
+        "base + (n / placed.page_slots * page_step",
+    ),
+    Fault(
+        "the halves of a byte change places",
+        FORWARD,
+        "to[n] = static_cast<int8_t>((from[n] & 15) - 8);",
+        "to[n] = static_cast<int8_t>((from[n] >> 4) - 8);",
+    ),
+    Fault("codes of values are not scaled", FORWARD, "s[n] *= work.v_scales[n];", "s[n] *= T(1);"),
+    Fault(
+        "a scale that is not finite reaches rows that drop its key",
+        FORWARD,
+        "work.keeps[r * kBlockKeys + n] ? s[n] * work.v_scales[n] : T(0);",
+        "s[n] * work.v_scales[n];",
+    ),
+    Fault("delta is not subtracted", BACKWARD, "p * (load<T>(g + n) - delta);", "p * (load<T>(g + n) - T(0) * delta);"),
+    Fault(
+        "the queries' gradient is not scaled",
+        BACKWARD,
+        "work.dq + n * wide_d, d, scale,",
+        "work.dq + n * wide_d, d, T(1),",
+    ),
+    Fault(
+        "the keys' gradient takes queries of the first group",
+        BACKWARD,
+        "work.q_along + panel * how.chunk_rows + row * C,",
+        "work.q_along + panel * how.chunk_rows + 0 * row * C,",
+    ),
+    Fault(
+        "a dropped pair has a gradient",
+        BACKWARD,
+        "- delta);\n            store<T>(s + n, p);\n            store<T>(g + n, x == nothing ? Vec<T>{} : slope);",
+        "- delta);\n            store<T>(s + n, p);\n            store<T>(g + n, x == nothing ? slope + T(1) : slope);",
+    ),
+    Fault(
+        "one part of the rows is not summed",
+        "kernel/entry_backward.h",
+        "for (int64_t part = 1; part < how.num_parts; ++part) {",
+        "for (int64_t part = 2; part < how.num_parts; ++part) {",
+    ),
+]
+
+
+def run(*command: str | Path, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+    """One command, quiet unless it fails to run at all."""
+    words = [str(word) for word in command]
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=timeout)
+
+
+def demand(*command: str | Path) -> None:
+    """A command that must succeed."""
+    done = run(*command)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+
+
+def compile_to(source: Path, to: Path, *more: str) -> None:
+    """One object file."""
+    demand(CXX, *FLAGS, *more, "-c", source, "-o", to)
+
+
+def base() -> list[Path]:
+    """Everything but the portable kernels, and the three programs' own objects, compiled once."""
+    shutil.rmtree(BUILD, ignore_errors=True)
+    BUILD.mkdir(parents=True)
+    csrc, tests = ROOT / "csrc", ROOT / "csrc" / "tests"
+    jobs = [(csrc / name, BUILD / f"{name}.o") for name in SOURCES]
+    for source in (
+        tests / "fuzz" / "attention_fuzz.cc",
+        tests / "fuzz" / "graph_fuzz.cc",
+        tests / "fuzz" / "driver.cc",
+        tests / "terms_test.cc",
+    ):
+        jobs.append((source, BUILD / f"{source.name}.o"))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda job: compile_to(*job, f"-I{csrc}", f"-I{tests}"), jobs))
+        list(pool.map(lambda terms: portable(csrc, BUILD, terms=terms), (False, True)))
+    return [BUILD / f"{name}.o" for name in SOURCES]
+
+
+def portable(csrc: Path, to: Path, *, terms: bool) -> None:
+    """The portable kernels of a source tree, or their terms."""
+    name, more = ("terms.o", ["-DQKV_TERMS_ALONE"]) if terms else ("kernels.o", [])
+    compile_to(csrc / "targets" / "portable.cc", to / name, *more)
+
+
+def noticed(tree: Path, kernels: Path, terms: Path, common: list[Path]) -> str | None:
+    """The program that fails with these kernels, or None."""
+    for name, arguments in (("attention_fuzz", [NUM_INPUTS]), ("terms_test", []), ("graph_fuzz", [NUM_INPUTS])):
+        own = [BUILD / f"{name}.cc.o", *([BUILD / "driver.cc.o"] if name.endswith("fuzz") else [])]
+        demand(CXX, "-pthread", *own, *common, kernels, terms, "-o", tree / name)
+        try:
+            done = run(tree / name, *arguments, timeout=600)
+        except subprocess.TimeoutExpired:
+            return f"{name} (does not end)"
+        if done.returncode:
+            return name
+    return None
+
+
+def plant(fault: Fault, common: list[Path]) -> str | None:
+    """The program that noticed the fault, or None."""
+    tree = BUILD / fault.name.replace(" ", "_").replace(",", "").replace(":", "")[:60]
+    shutil.copytree(ROOT / "csrc", tree / "csrc", ignore=shutil.ignore_patterns("tests"))
+    file = tree / "csrc" / fault.file
+    text = file.read_text()
+    if text.count(fault.before) != 1:
+        raise SystemExit(f"{fault.name}: {fault.file} has {text.count(fault.before)} times, not once:\n{fault.before}")
+    file.write_text(text.replace(fault.before, fault.after))
+    terms = fault.file == TERMS
+    portable(tree / "csrc", tree, terms=terms)
+    kernels, of_terms = (BUILD / "kernels.o", tree / "terms.o") if terms else (tree / "kernels.o", BUILD / "terms.o")
+    found = noticed(tree, kernels, of_terms, common)
+    shutil.rmtree(tree)
+    return found
+
+
+def main() -> int:
+    """0 when every fault is noticed and the sound kernels pass."""
+    parser = argparse.ArgumentParser(description="plant faults in the kernels and see them noticed")
+    parser.add_argument("--only", default="", help="faults whose name contains this")
+    parser.add_argument("--list", action="store_true", help="name the faults and stop")
+    given = parser.parse_args()
+    faults = [fault for fault in FAULTS if given.only in fault.name]
+    if given.list:
+        print("\n".join(fault.name for fault in faults))
+        return 0
+    common = base()
+    sound = noticed(BUILD, BUILD / "kernels.o", BUILD / "terms.o", common)
+    if sound is not None:
+        raise SystemExit(f"{sound} fails without a fault")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(lambda fault: plant(fault, common), faults))
+    for fault, by in zip(faults, found, strict=True):
+        print(f"{'MISSED ' if by is None else 'noticed'}  {fault.name}{'' if by is None else f': {by}'}")
+    missed = found.count(None)
+    print(f"{len(faults) - missed} of {len(faults)} faults in the kernels were noticed")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,5 +10,22 @@ from __future__ import annotations
 
 from .attention import Attention as Attention
 from .attention import CrossAttention as CrossAttention
+from .counts import num_attention_parameters as num_attention_parameters
+from .counts import num_differential_parameters as num_differential_parameters
+from .counts import num_latent_parameters as num_latent_parameters
+from .differential import DifferentialAttention as DifferentialAttention
+from .latent import LatentAttention as LatentAttention
+from .linear import LinearAttention as LinearAttention
+from .linear import LinearMemory as LinearMemory
 
-__all__ = ["Attention", "CrossAttention"]
+__all__ = [
+    "Attention",
+    "CrossAttention",
+    "DifferentialAttention",
+    "LatentAttention",
+    "LinearAttention",
+    "LinearMemory",
+    "num_attention_parameters",
+    "num_differential_parameters",
+    "num_latent_parameters",
+]

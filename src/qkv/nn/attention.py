@@ -23,12 +23,12 @@ class Attention(HeadsModule):
     """Self-attention: ``q_proj``, ``k_proj``, ``v_proj``, the spec of the four parts, ``o_proj``.
 
     Coordinates: x is ``..b i model``; the spec's pattern is ``b i (h g) d, b j h d, b j h e -> b i (h g) e`` with h =
-    ``kv_heads``, g = ``heads / kv_heads``, and without g where they are equal; b is all batch axes merged. ``position``,
-    ``score``, ``keep``, ``weights``, ``scale``: the parts of a ``qkv.Spec``, whose captured ``nn.Parameter`` become
-    parameters of the module. ``bias``: for all projections, or ``"qkv"``. ``qk_norm``: queries and keys are divided by
-    their root mean square in each head, before they are turned. ``out_proj=False`` returns the heads side by side.
-    ``dropout``: the share of weights dropped while training. Weights are drawn by Xavier's uniform distribution.
-    Raises ``SpecError`` and ``SizeMismatch`` for sizes that do not fit, and what a ``qkv.Spec`` raises.
+    ``kv_heads``, g = ``heads / kv_heads``, and without g where they are equal; b is all batch axes merged.
+    ``position``, ``score``, ``keep``, ``weights``, ``scale``: the parts of a ``qkv.Spec``, whose captured
+    ``nn.Parameter`` become parameters of the module. ``bias``: for all projections, or ``"qkv"``. ``qk_norm``: queries
+    and keys are divided by their root mean square in each head, before they are turned. ``out_proj=False`` returns the
+    heads side by side. ``dropout``: the share of weights dropped while training. Weights are drawn by Xavier's uniform
+    distribution. Raises ``SpecError`` and ``SizeMismatch`` for sizes that do not fit, and what a ``qkv.Spec`` raises.
     Source: Vaswani et al. 2017 (arXiv 1706.03762), section 3.2.2; Ainslie et al. 2023 (arXiv 2305.13245) for kv_heads.
 
     >>> layer = qkv.nn.Attention(64, 8, kv_heads=2, position=qkv.rope(), keep=qkv.causal())
@@ -86,7 +86,8 @@ class Attention(HeadsModule):
         ``cache``: one of ``qkv.cache``, to which the keys and values of ``x`` are appended before ``x`` attends to all
         that it holds; positions then come from it. ``positions``: where the tokens of ``x`` stand: the first one's, or
         a tensor with one for each. ``keep``: a mask for this call alone, beside the spec's: ``qkv.padding(mask, "b
-        j")``, where b is all batch axes merged. Raises ``ShapeError`` or ``SizeMismatch`` for an ``x`` that does not fit.
+        j")``, where b is all batch axes merged. Raises ``ShapeError`` or ``SizeMismatch`` for an ``x`` that does not
+        fit.
         """
         tokens, lead = flat(self._name, x, self.sizes.d_model)
         options = places(self._name, positions, x.shape[:-1], ("i", "j"))

@@ -1,7 +1,7 @@
 """What every attention module of heads has: projections, a spec made once, and how a call goes through it.
 
-It knows projections, initialisation, the merging of batch axes, and the terms of one call. It refuses to know where keys
-and values come from, which the modules say.
+It knows projections, initialisation, the merging of batch axes, and the terms of one call. It refuses to know where
+keys and values come from, which the modules say.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Bias = bool | Literal["qkv"]
 """Which projections have a bias: all, none, or those of queries, keys and values."""
 
 Positions = int | Tensor | Mapping[str, Any] | None
-"""Where tokens stand: the first one's position, one for each token, or a mapping by coordinate as ``Spec.run`` takes."""
+"""Where tokens stand: the first one's position, one for each token, or by coordinate as ``Spec.run`` takes them."""
 
 
 class HeadsModule(nn.Module):
@@ -68,7 +68,8 @@ class HeadsModule(nn.Module):
 
     def heads_of(self, layer: nn.Module, norm: nn.Module | None, x: Tensor) -> Tensor:
         """``x`` [b, position, from] through a projection, by head and normalised: [b, position, head, feature]."""
-        heads = layer(x).unflatten(-1, (-1, self.sizes.head_dim))
+        projected: Tensor = layer(x)
+        heads = parted(projected, projected.shape[-1] // self.sizes.head_dim, self.sizes.head_dim)
         return heads if norm is None else norm(heads)
 
     def finish(self, output: Tensor, lead: torch.Size) -> Tensor:
@@ -78,7 +79,7 @@ class HeadsModule(nn.Module):
         return joined if len(lead) == 1 else joined.reshape(*lead, *joined.shape[1:])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
         check_terms(self, self.spec)
         return self
 
@@ -129,6 +130,11 @@ def flat(owner: str, x: Tensor, size: int, name: str = "x") -> tuple[Tensor, tor
             "  The last axis is the model's."
         )
     return (x if x.dim() == 3 else x.reshape(-1, *x.shape[-2:])), x.shape[:-2]
+
+
+def parted(x: Tensor, *sizes: int) -> Tensor:
+    """``x`` with its last axis cut into axes of these sizes, major to minor."""
+    return x.reshape(*x.shape[:-1], *sizes)
 
 
 def places(owner: str, positions: Positions, shape: torch.Size, names: Iterable[str]) -> dict[str, Any]:

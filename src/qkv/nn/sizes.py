@@ -12,7 +12,7 @@ from qkv import SizeMismatch, SpecError
 
 @dataclass(frozen=True, slots=True)
 class HeadSizes:
-    """``d_model``, query ``heads``, ``kv_heads`` that they share, ``head_dim`` features of each; made by ``head_sizes``."""
+    """``d_model``, query ``heads``, ``kv_heads`` that they share, ``head_dim`` features of each."""
 
     d_model: int
     heads: int
@@ -75,3 +75,37 @@ def share(owner: str, dropout: object) -> float:
             "  It is the share of weights that are dropped while the module trains."
         )
     return float(dropout)
+
+
+@dataclass(frozen=True, slots=True)
+class LatentSizes:
+    """The sizes of latent attention, under the names of DeepSeek's configurations."""
+
+    d_model: int
+    heads: int
+    kv_lora_rank: int
+    qk_nope_head_dim: int
+    qk_rope_head_dim: int
+    v_head_dim: int
+    q_lora_rank: int | None
+
+    def checked(self, owner: str) -> LatentSizes:
+        """These sizes. Raises ``SpecError`` for one that is no size."""
+        whole(owner, d_model=self.d_model, heads=self.heads, kv_lora_rank=self.kv_lora_rank, v_head_dim=self.v_head_dim)
+        if self.q_lora_rank is not None:
+            whole(owner, q_lora_rank=self.q_lora_rank)
+        parts = {"qk_nope_head_dim": self.qk_nope_head_dim, "qk_rope_head_dim": self.qk_rope_head_dim}
+        whole(owner, **{name: value for name, value in parts.items() if value != 0})
+        if self.qk_rope_head_dim % 2 or not any(parts.values()):
+            raise SpecError(
+                f"{owner}: qk_rope_head_dim={self.qk_rope_head_dim} beside qk_nope_head_dim={self.qk_nope_head_dim}.\n"
+                "  Features are turned in pairs, and one of the two parts is there; DeepSeek-V2 has 64 beside 128."
+            )
+        return self
+
+    def __str__(self) -> str:
+        queries = "" if self.q_lora_rank is None else f" q_latent={self.q_lora_rank}"
+        return (
+            f"model={self.d_model} h={self.heads} d={self.qk_rope_head_dim}+{self.qk_nope_head_dim} "
+            f"e={self.v_head_dim} latent={self.kv_lora_rank}{queries}"
+        )

@@ -10,6 +10,10 @@ from __future__ import annotations
 
 from .attention import Attention as Attention
 from .attention import CrossAttention as CrossAttention
+from .checkpoints import LAYOUTS as LAYOUTS
+from .checkpoints import Layout as Layout
+from .checkpoints import from_checkpoint as from_checkpoint
+from .checkpoints import load_checkpoint as load_checkpoint
 from .counts import num_attention_parameters as num_attention_parameters
 from .counts import num_differential_parameters as num_differential_parameters
 from .counts import num_latent_parameters as num_latent_parameters
@@ -19,12 +23,16 @@ from .linear import LinearAttention as LinearAttention
 from .linear import LinearMemory as LinearMemory
 
 __all__ = [
+    "LAYOUTS",
     "Attention",
     "CrossAttention",
     "DifferentialAttention",
     "LatentAttention",
+    "Layout",
     "LinearAttention",
     "LinearMemory",
+    "from_checkpoint",
+    "load_checkpoint",
     "num_attention_parameters",
     "num_differential_parameters",
     "num_latent_parameters",

@@ -14,6 +14,9 @@ from .checkpoints import LAYOUTS as LAYOUTS
 from .checkpoints import Layout as Layout
 from .checkpoints import from_checkpoint as from_checkpoint
 from .checkpoints import load_checkpoint as load_checkpoint
+from .convert import Conversion as Conversion
+from .convert import to_grouped as to_grouped
+from .convert import to_latent as to_latent
 from .counts import num_attention_parameters as num_attention_parameters
 from .counts import num_differential_parameters as num_differential_parameters
 from .counts import num_latent_parameters as num_latent_parameters
@@ -25,6 +28,7 @@ from .linear import LinearMemory as LinearMemory
 __all__ = [
     "LAYOUTS",
     "Attention",
+    "Conversion",
     "CrossAttention",
     "DifferentialAttention",
     "LatentAttention",
@@ -36,4 +40,6 @@ __all__ = [
     "num_attention_parameters",
     "num_differential_parameters",
     "num_latent_parameters",
+    "to_grouped",
+    "to_latent",
 ]

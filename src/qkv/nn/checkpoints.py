@@ -57,7 +57,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "gpt_neox": Layout("grouped", ("query_key_value",), "dense", ignored=_BUFFERS),
     "falcon": Layout("grouped", ("query_key_value",), "dense", ignored=_BUFFERS),
 }
-"""The layouts by name. ``llama`` is that of Mistral, Qwen, Gemma and OLMo too, ``gpt_neox`` that of Pythia and BLOOM."""
+"""The layouts by name. ``llama`` is that of Mistral, Qwen and Gemma too, ``gpt_neox`` that of Pythia and BLOOM."""
 
 _NORMS = ("q_norm.weight", "k_norm.weight")
 
@@ -118,9 +118,9 @@ def from_checkpoint(
 ) -> Attention:
     """Return an ``Attention`` with the weights of one attention layer of a checkpoint, in their dtype.
 
-    The model's size, biases and norms are read from the tensors; ``head_dim`` too when it is None, and ``kv_heads`` where
-    keys are separate, else None means ``heads``. ``parts``: ``position``, ``score``, ``keep`` and what else ``Attention``
-    takes. Other arguments, and what is raised, as of ``load_checkpoint``.
+    The model's size, biases and norms are read from the tensors; ``head_dim`` too when it is None, and ``kv_heads``
+    where keys are separate, else None means ``heads``. ``parts``: ``position``, ``score``, ``keep`` and what else
+    ``Attention`` takes. Other arguments, and what is raised, as of ``load_checkpoint``.
 
     >>> source = qkv.nn.Attention(64, 8, 2)
     >>> qkv.nn.from_checkpoint(source.state_dict(), "llama", heads=8, keep=qkv.causal()).sizes.kv_heads

@@ -29,8 +29,8 @@ class LatentAttention(nn.Module):
 
         c[j] = norm(D x[j]), k[h, j] = [R_j kʳ[j]; U_K[h] c[j]], v[h, j] = U_V[h] c[j], q[h, i] = [R_i qʳ[h]; q[h]]
 
-    Coordinates: x is ``..b i model``; h ``heads``, d = ``qk_rope_head_dim + qk_nope_head_dim``, e = ``v_head_dim``; b is
-    all batch axes merged. ``kv_lora_rank`` is the latent's size; ``q_lora_rank`` gives queries one of their own.
+    Coordinates: x is ``..b i model``; h ``heads``, d = ``qk_rope_head_dim + qk_nope_head_dim``, e = ``v_head_dim``; b
+    is all batch axes merged. ``kv_lora_rank`` is the latent's size; ``q_lora_rank`` gives queries one of their own.
     ``position`` turns the rotary part alone: ``qkv.rope(interleaved=True)`` unless given. ``scale``: None for 1/√d.
     ``bias`` is that of ``q_a_proj``, ``kv_a_proj_with_mqa`` and ``o_proj``; ``latent_norm=False`` leaves the norms of
     latents out. Without a cache keys are rebuilt; with one, or with ``absorbed=True``, queries go through the

@@ -45,7 +45,7 @@ class HeadsModule(nn.Module):
         if bias not in (True, False, "qkv"):
             raise SpecError(f'{self._name}: bias={bias!r} is not known.\n  Known: True, False, "qkv" (all but o_proj).')
         made = {"device": device, "dtype": dtype}
-        self.sizes, self.spec, self.dropout = sizes, spec, share(self._name, dropout)
+        self.sizes, self.spec, self.dropout, self.norm_eps = sizes, spec, share(self._name, dropout), norm_eps
         source = sizes.d_model if d_memory is None else d_memory
         queries, keys = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
         self.q_proj = nn.Linear(sizes.d_model, queries, bias=bool(bias), **made)

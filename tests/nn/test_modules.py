@@ -158,6 +158,7 @@ def test_a_graph_equals_the_module(name: str) -> None:
         torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own
 def test_inductor() -> None:
     torch.compiler.reset()
     module, x = MODULES["attention"](), X.float()
@@ -248,7 +249,7 @@ def test_cross_attention() -> None:
     there = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
     masked = layer(X, memory, keep=qkv.padding(there, "b j"))
     torch.testing.assert_close(masked[1], layer(X[1:], memory[1:, :3])[0])
-    with pytest.raises(qkv.SizeMismatch, match="x has the batch axes \\(2,\\), the memory \\(1,\\)"):
+    with pytest.raises(qkv.SizeMismatch, match=r"x has the batch axes \(2,\), the memory \(1,\)"):
         layer(X, memory[:1])
     with pytest.raises(qkv.SizeMismatch, match="the memory has 19 features in its last axis"):
         layer(X, memory[..., :19])
@@ -363,5 +364,5 @@ def test_messages(call: Callable[[], Any], message: str) -> None:
 def test_a_mask_of_one_call_is_refused_in_a_graph() -> None:
     torch.compiler.reset()
     layer = torch.compile(qkv.nn.Attention(MODEL, 4, keep=qkv.causal()), fullgraph=True, backend="aot_eager")
-    with pytest.raises(Exception, match="keep= is given for one call inside torch.compile"):
+    with pytest.raises(Exception, match=r"keep= is given for one call inside torch\.compile"):
         layer(X.float(), keep=qkv.window(3))

@@ -2,7 +2,8 @@
 #   make demo | test | check | bench | docs | clean
 # TESTS=tests/coords runs some tests, BENCH="--only NAME" some benchmarks, PYTHON=python3.12 picks an interpreter,
 # WERROR=ON turns compiler warnings into errors. `make test` begins with `make test-cpp`: the C++ tests, plain and under
-# the sanitizers that SANITIZERS lists; `make test-neon` runs them for Arm where a cross-compiler and qemu are installed.
+# the sanitizers that SANITIZERS lists; `make test-neon` runs them for Arm where a cross-compiler and qemu are installed,
+# `make faults` plants faults in the kernels and demands that they are noticed.
 
 PYTHON ?= python3
 TESTS ?= tests
@@ -30,7 +31,7 @@ NEON_ROOT ?= /usr/aarch64-linux-gnu
 REQUIREMENTS := import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); e = p["project"]["optional-dependencies"]; \
 	print(*p["build-system"]["requires"], *p["project"]["dependencies"], *e["transformers"], *e["dev"], sep="\n")
 
-.PHONY: all demo test test-cpp sanitized test-neon check bench docs clean force
+.PHONY: all demo test test-cpp sanitized faults test-neon check bench docs clean force
 .DELETE_ON_ERROR:
 
 all: $(CORE)
@@ -55,6 +56,10 @@ sanitized: $(DEPS)
 	@$(BIN)/cmake --build $(TREE) -- --quiet
 	@$(CTEST) --test-dir $(TREE) > $(TREE)/report.txt || { cat $(TREE)/report.txt; exit 1; }
 	@echo "C++ unit tests passed under -fsanitize=$(SANITIZER)"
+
+# Faults planted in the kernels, one at a time: the C++ tests have to notice each of them.
+faults: $(DEPS)
+	@$(BIN)/python csrc/tests/faults.py $(FAULTS)
 
 # The Arm target and its neighbours, run by an emulator of the processor.
 test-neon: $(DEPS)

@@ -20,6 +20,12 @@ PLAIN = """fn attention[h, q, k, d](Q: [f32; h, q, d], K: [f32; h, k, d], V: [f3
     sum[k](softmax[k](s[h, q, k]) * V[h, k, d])
 }
 """
+BIASED = """fn attention[h, q, k, d](
+    Q: [f32; h, q, d], K: [f32; h, k, d], V: [f32; h, k, d], B: [f32; h, q, k],
+) -> [f32; h, q, d] {
+    sum[k](softmax[k](sum[d](Q[h, q, d] * K[h, k, d]) / size[d] ** 0.5 + B[h, q, k]) * V[h, k, d])
+}
+"""
 
 
 @benchmark("ein-check", "checking texts of 50 and of 10,000 lines")
@@ -45,4 +51,22 @@ def call(bench: Bench) -> None:
             "definition": lambda: f(q, k, v),
         },
         shapes="8 x 256 x 64, float32",
+    )
+
+
+@benchmark("ein-overhead", "what a call of a definition adds to the strategy's own time")
+def overhead(bench: Bench) -> None:
+    """Two positions, so that nearly all is the way to the kernel; a bias is another tensor for a spec made before."""
+    pattern = "h i d, h j d, h j e -> h i e"
+    q, k, v, b = (*(torch.randn(1, 2, 8) for _ in range(3)), torch.randn(1, 2, 2))
+    plain, biased = qkv.ein.source(PLAIN).attention, qkv.ein.source(BIASED).attention
+    spec, with_bias = qkv.Spec(pattern), qkv.Spec(pattern, score=qkv.bias(b, "h i j"))
+    bench.compare(
+        {
+            "spec": lambda: spec(q, k, v),
+            "definition": lambda: plain(q, k, v),
+            "spec with a bias": lambda: with_bias(q, k, v),
+            "definition with a bias": lambda: biased(q, k, v, b),
+        },
+        shapes="1 x 2 x 8, float32",
     )

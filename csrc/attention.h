@@ -41,8 +41,8 @@ enum class Weighing : uint8_t { softmax, sigmoid };
 // Codes have scales. What a table of pages names past a call's keys is read by nobody.
 struct Placement {
     int64_t ring_start = 0, ring_slots = 0;  // key n lies at slot (ring_start + n) % ring_slots; 0 slots: no ring
-    const int32_t* pages = nullptr;          // key n lies in the page pages[n >> page_shift]; null: no pages
-    int page_shift = 0;
+    const int32_t* pages = nullptr;          // key n lies in the page pages[n / page_slots]; null: no pages
+    int64_t page_slots = 1;
     int64_t page_shared[kMaxAxes] = {};      // steps of the table of pages over the shared axes
     int64_t k_page = 0, v_page = 0;          // steps from page to page
     View k_scale, v_scale;                   // float, over the shared axes and the keys; of codes
@@ -54,7 +54,7 @@ struct Placement {
 // What forward and backward have in common. The working type is double for double elements and float for all others.
 struct Problem {
     Element element = Element::f32;     // of q
-    Element key_element = Element::f32; // of k and v: q's, or codes beside floats
+    Element key_element = Element::f32; // of k and v: f64 beside f64, else any other float, or codes
     Axes shared, rows, keys;  // rows: the last axis is the one that masks and tiles run along
     int64_t feature_size = 0, value_size = 0;
     double scale = 1.0;
@@ -75,16 +75,16 @@ struct Problem {
 };
 
 struct Forward : Problem {
-    Element out_element = Element::f32;  // q's, or the working type
+    Element out_element = Element::f32;  // f64 beside f64, else any other float
     View out;                 // of `out_element`
     View lse, level, entropy; // of the working type; level: the largest score
     View argmax;              // int64
     View buckets;             // of the working type: each row's weights summed by the row of the value table they read
 };
 
-// Its keys lie where strides say: `placed` is plain, and nothing is coded.
+// Its keys lie where strides say, and are of q's type.
 struct Backward : Problem {
-    Element grad_element = Element::f32;  // q's, or the working type
+    Element grad_element = Element::f32;  // likewise
     View grad;         // of the output, `grad_element`
     View lse, delta;   // working type: the row's lse (softmax), and what is subtracted from grad . v
     View bucket_grad;  // working type: grad times each row of the value table, features are rows of the table

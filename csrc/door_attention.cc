@@ -141,9 +141,10 @@ class Attention {
         if (weighing < 0 || weighing > static_cast<int>(qkv::Weighing::sigmoid)) throw CallError("an attention call has an unknown weighing");
         qkv::Problem& call = problem_;
         call.element = static_cast<qkv::Element>(element);
+        if (key_element > static_cast<int>(qkv::Element::code4)) throw CallError("an attention call has keys of no known type");
         call.key_element = key_element < 0 ? call.element : static_cast<qkv::Element>(key_element);
-        const bool codes = key_element >= 0 && key_element <= static_cast<int>(qkv::Element::code4) && qkv::is_code(call.key_element);
-        if (call.key_element != call.element && (!codes || call.element == qkv::Element::f64)) {
+        const bool codes = qkv::is_code(call.key_element);
+        if ((call.element == qkv::Element::f64) != (call.key_element == qkv::Element::f64)) {
             throw CallError("an attention call has keys of a type that its queries do not meet");
         }
         out_element_ = row_element(out_element), grad_element_ = row_element(grad_element);
@@ -220,7 +221,9 @@ class Attention {
         qkv::Backward call{};
         static_cast<qkv::Problem&>(call) = problem_;
         call.grad_element = grad_element_;
-        if (!call.placed.is_plain() || qkv::is_code(call.key_element)) throw CallError("a backward's keys are in a ring, in pages or codes");
+        if (!call.placed.is_plain() || num_pages_ > 0 || call.key_element != call.element) {
+            throw CallError("a backward's keys are in a ring, in pages or of another type than its queries");
+        }
         start(call, q, k, v, terms, dropout, seed);
         put(call.grad, grad_, grad, "grad"), put(call.lse, lse_, lse, "lse"), put(call.delta, lse_, delta, "delta");
         put(call.bucket_grad, buckets_, bucket_grad, "bucket_grad");
@@ -284,8 +287,10 @@ class Attention {
     qkv::Element row_element(int element) const {
         if (element < 0) return problem_.element;
         const auto wanted = static_cast<qkv::Element>(element);
-        const bool working = wanted == (problem_.element == qkv::Element::f64 ? qkv::Element::f64 : qkv::Element::f32);
-        if (wanted != problem_.element && !working) throw CallError("results are of the queries' type or of the one that is worked in");
+        const bool known = element <= static_cast<int>(qkv::Element::f16);
+        if (!known || (wanted == qkv::Element::f64) != (problem_.element == qkv::Element::f64)) {
+            throw CallError("an attention call has results of a type that it does not work in");
+        }
         return wanted;
     }
 
@@ -303,20 +308,20 @@ class Attention {
             return;
         }
         num_pages_ = placed_number(placing, "num_pages", 0);
-        const int64_t shift = placed_number(placing, "page_shift", -1);
+        const int64_t slots = placed_number(placing, "page_slots", 0);
         const auto steps = placing.find("page_shared"), apart = placing.find("pages_apart");
-        if (num_pages_ < 1 || num_pages_ > INT32_MAX || shift < 0 || shift > 30 || steps == placing.end() || apart == placing.end() ||
+        if (num_pages_ < 1 || num_pages_ > INT32_MAX || slots < 1 || slots > INT32_MAX || steps == placing.end() || apart == placing.end() ||
             steps->second.size() != static_cast<std::size_t>(problem_.shared.count) || apart->second.size() != 4) {
             throw CallError("the pages of keys are not described");
         }
-        placed.page_shift = static_cast<int>(shift);
+        placed.page_slots = slots;
         for (int n = 0; n < problem_.shared.count; ++n) {
             placed.page_shared[n] = steps->second[static_cast<std::size_t>(n)];
             if (placed.page_shared[n] < 0) throw CallError("a stride of the pages is below 0");
         }
         placed.k_page = apart->second[0], placed.v_page = apart->second[1];
         placed.k_scale_page = apart->second[2], placed.v_scale_page = apart->second[3];
-        slots_.size[0] = int64_t{1} << shift;
+        slots_.size[0] = slots;
     }
 
     // What changes from call to call of where keys lie. Every page that the table names is there.

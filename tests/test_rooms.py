@@ -25,7 +25,7 @@ ROOMS: dict[str, set[str]] = {
     "terms": {"coords"},
     "spec": {"coords", "terms"},
     "words": {"coords", "terms"},
-    "face": {"coords", "terms", "spec", "words", "ein", "mechanisms", "size", "plan", "run", "core"},
+    "face": {"coords", "terms", "spec", "words", "ein", "mechanisms", "size", "plan", "run", "cache", "core"},
     "ein": {"coords", "terms", "spec"},
     "mechanisms": {"coords", "terms", "spec"},
     "size": {"coords", "terms", "spec", "mechanisms", "core"},
@@ -41,7 +41,7 @@ ROOMS: dict[str, set[str]] = {
 }
 EVERYBODY_MAY = {"errors", "limits"}
 # Modules that users import by name. Those who use only the face may import them whole, never what is inside them.
-FACE_MODULES = {"ein", "mechanisms", "size", "testing", "inspect", "nn", "transformers", "explore"}
+FACE_MODULES = {"cache", "ein", "mechanisms", "size", "testing", "inspect", "nn", "transformers", "explore"}
 NO_TORCH_AT_IMPORT = {"errors", "limits", "core", "coords", "terms", "spec", "ein", "mechanisms", "size"}
 
 

@@ -33,7 +33,8 @@ QKV_INLINE void few_scores(const T* q, int64_t d, const E* const (&key)[Keys], i
             for (int n = 0; n < Keys; ++n) right[n] = Read<T, E>::from(key[n] + f);
 #pragma GCC unroll 16
             for (int r = 0; r < Rows; ++r) {
-                const Vec<T> left = load<T>(q + r * d + f);
+                Vec<T> left = load<T>(q + r * d + f);
+                if constexpr (Keys > 1) hold(left);
 #pragma GCC unroll 16
                 for (int n = 0; n < Keys; ++n) acc[r * Keys + n] += left * right[n];
             }
@@ -71,7 +72,7 @@ static void rows_scores(const T* q, int rows, int64_t d, Line<const E> key_at, L
 template <class T, class E>
 static void scores_in_place(const T* q, int rows, int64_t d, Line<const E> key_at, Line<const E> value_at, int64_t count,
                             int64_t step, int64_t value_size, T* s, int64_t stride) {
-    constexpr int W = Lanes<T>::count, Most = W < 8 ? W : 8;
+    constexpr int W = Lanes<T>::count, Most = W < 16 && W > 4 ? 4 : W < 8 ? W : 8;  // sums and operands fill the registers
     int64_t bytes = value_size * static_cast<int64_t>(sizeof(E));
     for (int row = 0; row < rows; row += Most, bytes = 0) {
         const int left = rows - row < Most ? rows - row : Most;

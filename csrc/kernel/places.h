@@ -54,10 +54,8 @@ struct Source {
         if (placed.pages) pages = placed.pages + offset_of(problem.shared, placed.page_shared, shared);
     }
 
-    QKV_INLINE int64_t within_page(int64_t n) const { return n & ((int64_t{1} << placed.page_shift) - 1); }
-
     QKV_INLINE const void* at(int64_t n) const {
-        if (pages) return base + (pages[n >> placed.page_shift] * page_step + within_page(n) * view.item[0]) * bytes;
+        if (pages) return base + (pages[n / placed.page_slots] * page_step + n % placed.page_slots * view.item[0]) * bytes;
         if (placed.ring_slots) {
             const int64_t slot = placed.ring_start + n;
             return base + (slot < placed.ring_slots ? slot : slot - placed.ring_slots) * view.item[0] * bytes;
@@ -66,7 +64,7 @@ struct Source {
     }
 
     QKV_INLINE int64_t together(int64_t n) const {
-        if (pages) return (int64_t{1} << placed.page_shift) - within_page(n);
+        if (pages) return placed.page_slots - n % placed.page_slots;
         if (placed.ring_slots) {
             const int64_t slot = placed.ring_start + n;
             return slot < placed.ring_slots ? placed.ring_slots - slot : INT64_MAX;

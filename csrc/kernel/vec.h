@@ -58,6 +58,14 @@ template <class T> QKV_INLINE void store(T* to, Vec<T> value) {
     *reinterpret_cast<typename VectorOf<T, Lanes<T>::count>::loose*>(to) = value;
 }
 template <class T> QKV_INLINE Vec<T> splat(T value) { return value - Vec<T>{}; }  // x - 0 is x, whatever x is
+// Keeps a value in a register: a compiler that sees memory behind it would load it again for each use.
+template <class V> QKV_INLINE void hold([[maybe_unused]] V& value) {
+#if (defined(__AVX512F__) && QKV_LANES == 16) || (defined(__AVX__) && QKV_LANES == 8)
+    asm("" : "+v"(value));
+#elif defined(__aarch64__) && QKV_LANES == 4
+    asm("" : "+w"(value));
+#endif
+}
 template <class To, class From> QKV_INLINE To bits_as(From value) {
     static_assert(sizeof(To) == sizeof(From));
     To out;
@@ -108,7 +116,15 @@ template <class T> QKV_INLINE T largest_lane(Vec<T> value) {
 }
 
 // 16-bit elements, widened exactly and narrowed to nearest even; NaN stays NaN.
-QKV_INLINE vf widen_bf16(v16 value) { return bits_as<vf>(__builtin_convertvector(value, vu) << 16); }
+QKV_INLINE vf widen_bf16(v16 value) {
+#if defined(__AVX512F__) && QKV_LANES == 16
+    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)value), 16);
+#elif defined(__AVX2__) && QKV_LANES == 8
+    return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i)value), 16);
+#else
+    return bits_as<vf>(__builtin_convertvector(value, vu) << 16);
+#endif
+}
 
 QKV_INLINE v16 narrow_bf16(vf value) {
     const vu bits = bits_as<vu>(value);
@@ -178,9 +194,15 @@ template <> struct Read<float, F16> {
 
 template <> struct Read<float, int8_t> {
     static QKV_INLINE vf from(const int8_t* p) {
+#if defined(__AVX512F__) && QKV_LANES == 16
+        return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__AVX2__) && QKV_LANES == 8
+        return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
         v8 raw;
         memcpy(&raw, p, sizeof raw);
         return __builtin_convertvector(__builtin_convertvector(raw, vi), vf);
+#endif
     }
 };
 

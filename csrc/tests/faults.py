@@ -128,8 +128,8 @@ FAULTS = [
     Fault(
         "pages are read in their physical order",
         PLACES,
-        "base + (pages[n >> placed.page_shift] * page_step",
-        "base + ((n >> placed.page_shift) * page_step",
+        "base + (pages[n / placed.page_slots] * page_step",
+        "base + (n / placed.page_slots * page_step",
     ),
     Fault(
         "the halves of a byte change places",

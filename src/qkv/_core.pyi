@@ -119,7 +119,7 @@ class Attention:
         """Sizes by role; ``views`` holds the strides of each tensor (q, k, v, out, grad, sink, lse, buckets, dq, dk,
         dv, k_scale, v_scale) along shared axes, along rows or keys, and along the last axis. Elements are numbered as
         in csrc/elements.h, -1 for that of q. ``placing`` says where keys lie that are not simply a step apart: either
-        ``ring_slots``, or ``num_pages``, ``page_shift``, ``page_shared`` (steps of the table of pages along shared
+        ``ring_slots``, or ``num_pages``, ``page_slots``, ``page_shared`` (steps of the table of pages along shared
         axes) and ``pages_apart`` (steps from page to page of k, v and their scales). Raises ``InternalError`` for what
         does not fit.
         """

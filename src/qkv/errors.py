@@ -12,6 +12,7 @@
     ├── SpecError         (ValueError)   parts that make no sense, alone or together
     ├── PositionError     (ValueError)   nothing says where the queries stand among the keys
     ├── TraceError        (TypeError)    a function of coordinates does something that cannot be recorded
+    ├── CacheError        (ValueError)   a cache is full, has dropped what is asked for, or its file is damaged
     ├── Refused           (RuntimeError) a strategy that was asked for cannot run this call
     ├── TargetError       (ValueError)   QKV_CPU_TARGET names an instruction set that cannot be used here
     ├── EinError          (ValueError)   a text in Einlang, or a call of what it defines, has mistakes
@@ -86,6 +87,13 @@ class TraceError(QkvError, TypeError):
     """A function of coordinates does something that cannot be recorded: ``if i > j`` or ``math.tanh(score)``."""
 
 
+class CacheError(QkvError, ValueError):
+    """A cache cannot do what is asked: it is full, it has dropped those tokens, its file is damaged.
+
+    ``qkv.cache.Recurrent().truncate(3)``: a state is a sum, out of which no token can be taken.
+    """
+
+
 class Refused(QkvError, RuntimeError):
     """A strategy that was asked for cannot run this call; ``reasons`` lists why.
 
@@ -145,6 +153,7 @@ for _kind in (
     SpecError,
     PositionError,
     TraceError,
+    CacheError,
     Refused,
     TargetError,
     EinError,

@@ -1,5 +1,6 @@
 """Every public name, from the room that defines it. ``qkv`` itself loads this module when a name is first asked for."""
 
+from . import cache as cache
 from . import mechanisms as mechanisms
 from . import size as size
 from .coords import Pattern as Pattern
@@ -24,6 +25,7 @@ from .core import compiler as compiler
 from .core import cpu_features as cpu_features
 from .core import cpu_target as cpu_target
 from .ein.python import fn as fn
+from .errors import CacheError as CacheError
 from .errors import CoordinateError as CoordinateError
 from .errors import DeviceError as DeviceError
 from .errors import DtypeError as DtypeError
@@ -47,12 +49,13 @@ from .run import LinearState as LinearState
 from .run import Result as Result
 from .run import attention as attention
 from .run import linear_step as linear_step
+from .run import merge as merge
 from .spec import DEFAULT_PATTERN as DEFAULT_PATTERN
 from .spec import Spec as Spec
 from .terms import scaling as scaling
+from .terms.bigbird import bigbird as bigbird
 from .terms.keep import Keep as Keep
 from .terms.keep import keep as keep
-from .terms.masks import bigbird as bigbird
 from .terms.masks import blocks as blocks
 from .terms.masks import causal as causal
 from .terms.masks import dilated as dilated
@@ -96,6 +99,7 @@ from .words import where as where
 
 __all__ = [
     "DEFAULT_PATTERN",
+    "CacheError",
     "CoordinateError",
     "DeviceError",
     "DtypeError",
@@ -134,6 +138,7 @@ __all__ = [
     "bias",
     "bigbird",
     "blocks",
+    "cache",
     "causal",
     "compiler",
     "concat",
@@ -162,6 +167,7 @@ __all__ = [
     "maximum",
     "mean",
     "mechanisms",
+    "merge",
     "min",
     "minimum",
     "padding",

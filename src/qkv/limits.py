@@ -43,6 +43,9 @@ SCORE_TERMS: Final = 32
 # Counting a mask takes time in proportion to the longer side, about four seconds at this length.
 COUNTED_POSITIONS: Final = 1 << 27
 
+# BigBird's random blocks are drawn for each block of queries: about three seconds for three of them.
+COUNTED_BLOCKS: Final = 1 << 24
+
 # A model's config.json has some kilobytes; those with long tables of labels stay below a megabyte.
 CONFIG_BYTES: Final = 16 << 20
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,14 @@ def test_hostile_shapes_are_refused_with_a_message(text: str) -> None:
 def test_a_text_too_long_is_refused() -> None:
     found = qkv.ein.check(" " * (limits.EIN_CHARACTERS + 1))
     assert [d["code"] for d in found] == ["limit"]
+
+
+def test_blanks_take_time_in_their_number() -> None:
+    text = "fn f[q](X: [f32; q]) -> [f32; q] { X[q] }"
+    for padded in (text + " \n\t" * 100_000, " \n" * 100_000 + text, text.replace(" ", " " * 10_000), " " * 200_000):
+        started = time.perf_counter()
+        assert qkv.ein.check(padded) == ()
+        assert time.perf_counter() - started < 2
 
 
 def test_calls_that_double_are_refused() -> None:

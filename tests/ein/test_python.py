@@ -141,10 +141,76 @@ def test_a_python_spelling_is_checked_as_a_text_is() -> None:
         qkv.fn(looks)
 
 
-def test_torch_compile_runs_it() -> None:
-    q, k, v = torch.randn(2, 5, 4), torch.randn(2, 6, 4), torch.randn(2, 6, 3)
-    compiled = torch.compile(lambda a, b, c: CROSS(a, b, c) * 2, backend="eager")
-    torch.testing.assert_close(compiled(q, k, v), CROSS(q, k, v) * 2)
+OPEN = qkv.ein.source("""
+fn biased[h, q, k, d](Q: [f32; h, q, d], K: [f32; h, k, d], V: [f32; h, k, d], B: [f32; h, q, k]) -> [f32; h, q, d] {
+    let s[h, q, k] = sum[d](Q[h, q, d] * K[h, k, d]) / size[d] ** 0.5 + B[h, q, k];
+    sum[k](softmax[k](if k <= q { s[h, q, k] } else { -inf }) * V[h, k, d])
+}
+fn documents[q, k, d](Q: [f32; q, d], K: [f32; k, d], D: [i64; q], E: [i64; k]) -> [f32; q, d] {
+    sum[k](softmax[k](sum[d](Q[q, d] * K[k, d]) where D[q] == E[k]) * K[k, d])
+}
+fn looked_up[q, n, c](X: [f32; n, c], A: [i64; q]) -> [f32; q, c] { X[A[q], c] }
+fn projected[t, s, m, c](X: [f32; t, m], W: [f32; m, c]) -> [f32; t, c] {
+    let P[t, c] = sum[m](X[t, m] * W[m, c]);
+    sum[s](softmax[s](sum[c](P[t, c] * P[t as s, c])) * P[t as s, c])
+}
+""")
+
+
+def _arguments(name: str, size: int = 5) -> tuple[torch.Tensor, ...]:
+    x = [torch.randn(2, size, 4, requires_grad=True) for _ in range(3)]
+    one, two = (torch.randn(size, 4, requires_grad=True) for _ in range(2))
+    ids = torch.arange(size) // 2
+    return {
+        "biased": (*x, torch.randn(2, size, size, requires_grad=True)),
+        "documents": (one, two, ids, ids),
+        "projected": (one, torch.randn(4, 3, requires_grad=True)),
+        "looked_up": (one, ids),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["biased", "documents", "projected", "looked_up"])
+def test_torch_compile_makes_one_graph(name: str) -> None:
+    torch.compiler.reset()
+    function = OPEN[name]
+    compiled = torch.compile(lambda *args: function(*args) * 2, fullgraph=True, backend="aot_eager")
+    for size in (5, 5, 7):
+        args = _arguments(name, size)
+        found, expected = compiled(*args), function(*args) * 2
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        learned = [x for x in args if x.requires_grad]
+        slopes = [torch.autograd.grad(x.sin().sum(), learned) for x in (found, expected)]
+        torch.testing.assert_close(slopes[0], slopes[1])
+
+
+def test_a_graph_refuses_what_a_call_refuses() -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(OPEN.looked_up, fullgraph=True, backend="aot_eager")
+    with pytest.raises(RuntimeError, match=r"an index of n is outside 0\.\.5"):
+        compiled(torch.randn(5, 4), torch.tensor([1, 5]))
+
+
+@pytest.mark.parametrize("strategy", ["cpu", "chunked", "reference"])
+def test_a_spec_made_once_reads_the_tensors_of_each_call(strategy: str) -> None:
+    with qkv.strategy(strategy):
+        for _ in range(3):
+            q, k, v, b = _arguments("biased")
+            raw = q @ k.transpose(1, 2) / 2 + b
+            expected = raw.masked_fill(~torch.ones(5, 5).tril().bool(), -torch.inf).softmax(-1) @ v
+            found = OPEN.biased(q, k, v, b)
+            torch.testing.assert_close(found, expected)
+            torch.testing.assert_close(
+                torch.autograd.grad(found.sin().sum(), (q, k, v, b)),
+                torch.autograd.grad(expected.sin().sum(), (q, k, v, b)),
+            )
+
+
+def test_a_mask_changed_before_the_backward_is_refused() -> None:
+    q, k, d, e = _arguments("documents")
+    found = OPEN.documents(q, k, d, e)
+    e.add_(1)
+    with pytest.raises(qkv.SpecError, match="was changed in place"):
+        found.sum().backward()
 
 
 def test_a_strategy_that_cannot_is_refused() -> None:

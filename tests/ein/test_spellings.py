@@ -239,6 +239,53 @@ def test_linear_attention_is_recognised_as_linear() -> None:
     torch.testing.assert_close(f(q, k, v), expected, rtol=1e-4, atol=1e-5)
 
 
+ASSOCIATED = """fn phi[c](x: [float; ..a, c]) -> [float; ..a, c] { if x > 0 { x + 1 } else { exp(x) } }
+fn f[q, k, d, e](
+    Q: [float; ..b, q, d],
+    K: [float; ..b, k, d],
+    V: [float; ..b, k, e],
+    M: [bool; k],
+) -> [float; ..b, q, e] {
+    let p[..b, q, d] = phi[d](Q);
+    let r[..b, k, d] = phi[d](K);
+    let S[..b, d, e] = sum[k](STATE);
+    let z[..b, d] = sum[k](TOTAL);
+    sum[d](p[..b, q, d] * S[..b, d, e]) / sum[d](p[..b, q, d] * z[..b, d])
+}"""
+"""phi(Q) (phi(K)^T V), the keys summed first."""
+
+
+@pytest.mark.parametrize("mask", ["", " where M[k]"])
+def test_linear_attention_whose_keys_are_summed_first_is_recognised(mask: str) -> None:
+    program = ASSOCIATED.replace("STATE", f"V[..b, k, e] * r[..b, k, d]{mask}").replace("TOTAL", f"r[..b, k, d]{mask}")
+    f = qkv.ein.source(program).f
+    q, k, v = (torch.randn(2, 30, n, requires_grad=True) for n in (4, 4, 5))
+    keep = torch.arange(30) % 3 != 1
+    assert [p.strategy for p in f.plan(q, k, v, keep)] == ["linear"]
+    weights = (torch.nn.functional.elu(q.double()) + 1) @ (torch.nn.functional.elu(k.double()) + 1).transpose(1, 2)
+    weights = weights * keep if mask else weights
+    expected = ((weights / weights.sum(-1, keepdim=True)) @ v.double()).float()
+    found = f(q, k, v, keep)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    slopes = [torch.autograd.grad(x.sin().sum(), (q, k, v)) for x in (found, expected)]
+    torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("state", "total"),
+    [
+        ("V[..b, k, e] * r[..b, k, d] where M[k]", "r[..b, k, d]"),
+        ("V[..b, k, e] * r[..b, k, d]", "exp(r[..b, k, d])"),
+        ("r[..b, k, d] + V[..b, k, e]", "r[..b, k, d]"),
+    ],
+    ids=["another mask", "another map", "no product"],
+)
+def test_what_only_looks_like_it_is_not(state: str, total: str) -> None:
+    f = qkv.ein.source(ASSOCIATED.replace("STATE", state).replace("TOTAL", total)).f
+    q, k, v = (torch.randn(2, 6, n) for n in (4, 4, 5))
+    assert f.plan(q, k, v, torch.ones(6).bool()) == []
+
+
 def test_differential_attention_is_two_fused_ones() -> None:
     f = qkv.ein.source(
         """fn f[q, k, d, e](

@@ -41,6 +41,7 @@ def test_the_plan_says_what_was_chosen_what_was_refused_and_the_cost() -> None:
         'refused   cpu: renormalize="clamp" needs both maps of a row at once; strategy "chunked" has them',
         "refused   sdpa: differential weights are not supported",
         "refused   linear: differential weights are not supported",
+        "refused   absorbed: differential weights are not supported; it reads a latent cache, and k and v are tensors",
         "refused   reference: the definition, run when asked for",
         f"cost      {2 * pairs * 8} FLOPs, {4 * 24 * 4} bytes of tensors, {plan.scratch_bytes} bytes of scratch",
     ]
@@ -73,6 +74,7 @@ def test_reference_is_taken_when_nothing_else_runs() -> None:
         "cpu": "it cannot return weights",
         "sdpa": "it cannot return weights",
         "linear": "softmax weights are not supported; it cannot return weights",
+        "absorbed": "it cannot return weights; it reads a latent cache, and k and v are tensors",
     }
 
 
@@ -149,7 +151,7 @@ def test_unknown() -> None:
         pass
     assert str(caught.value).split("\n") == [
         'strategy "fast" is not known.',
-        "  Known: reference, chunked, cpu, sdpa, linear.",
+        "  Known: reference, chunked, cpu, sdpa, linear, absorbed.",
     ]
 
 

@@ -68,7 +68,7 @@ CASES: list[Case] = [
         "an unknown strategy",
         lambda: qkv.strategy("fast").__enter__(),
         qkv.SpecError,
-        ('strategy "fast" is not known.\n  Known: reference, chunked, cpu, sdpa, linear.'),
+        ('strategy "fast" is not known.\n  Known: reference, chunked, cpu, sdpa, linear, absorbed.'),
     ),
     (
         "a list",
@@ -424,7 +424,7 @@ CASES: list[Case] = [
         "a strategy that is no text",
         lambda: qkv.strategy(["sdpa"]).__enter__(),
         qkv.SpecError,
-        ("strategy \"['sdpa']\" is not known.\n  Known: reference, chunked, cpu, sdpa, linear."),
+        ("strategy \"['sdpa']\" is not known.\n  Known: reference, chunked, cpu, sdpa, linear, absorbed."),
     ),
     (
         "components alone do not order a mask",

@@ -1,8 +1,10 @@
-"""Small configs of transformers, one for each family whose caches are compared."""
+"""Small configs: of transformers, one for each family whose caches are compared, and dicts of keys."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from qkv.size import Model
 
 BASE: dict[str, Any] = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4,
@@ -34,3 +36,18 @@ def tiny(name: str) -> Any:
 
     settings = {key: value for key, value in {**BASE, **MORE[name]}.items() if value is not None}
     return AutoConfig.for_model(name, **settings)
+
+
+SPARSE = {
+    "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8, "index_n_heads": 2,
+    "index_head_dim": 6, "index_topk": 8,
+}  # fmt: skip
+LLAMA: dict[str, Any] = {
+    "model_type": "llama", "num_hidden_layers": 4, "hidden_size": 64, "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+}  # fmt: skip
+
+
+def read(**keys: Any) -> Model:
+    """A llama of four layers with other keys; ``"gone"`` takes one away."""
+    return Model.from_config({k: v for k, v in {**LLAMA, **keys}.items() if v != "gone"})

@@ -26,7 +26,7 @@ from qkv.size import (
 )
 from tests.size.small import tiny
 
-TOKENS = st.integers(0, 5000)
+TOKENS = st.integers(1, 5000)
 
 
 def of(*layers: Layer, family: str = "") -> Model:
@@ -107,7 +107,7 @@ def test_grouped_with_all_heads_is_multi_head_and_with_one_multi_query(heads: in
 
 def test_the_next_token() -> None:
     one = model("gemma-3-27b")
-    for context in (0, 100, 1023, 1024, 5000):
+    for context in (1, 100, 1023, 1024, 5000):
         here, next_ = cache_size(one, context), cache_size(one, context + 1)
         assert here.token_bytes == next_.bytes - here.bytes
     assert cache_size(one, 1023).token_bytes == 62 * 8192
@@ -160,6 +160,13 @@ def test_slots_of_policies(policy: str, kind: Kind, tokens: int, expected: int) 
     found = cache_size(of(layer, family="gemma3_text"), tokens, policy=policy)
     assert found.groups[0].slots == expected
     assert found.policy == policy
+
+
+def test_llama_cpp_keeps_states_in_f32() -> None:
+    layer = Layer(Kind.STATE, state_size=10, state_heads=1, conv_channels=6, conv_kernel=4)
+    found = [cache_size(of(layer), 8, dtype=dtype, policy="llama.cpp").bytes for dtype in ("f32", "f16", "q8_0")]
+    assert found == [4 * (10 + 6 * 3)] * 3
+    assert cache_size(of(layer), 8, dtype="f16").bytes == 4 * 10 + 2 * 6 * 3
 
 
 def test_llama_cpp_has_short_caches_for_some_families_alone() -> None:
@@ -260,7 +267,18 @@ def test_what_transformers_allocates(name: str, length: int) -> None:
             SpecError,
             "context='many' is no size.\n  Write it as 4096, 128k or 1m.",
         ),
-        (lambda: cache_size(model("gpt2"), -1), SpecError, "context=-1 is too small.\n  It is at least 0."),
+        (lambda: cache_size(model("gpt2"), 0), SpecError, "context=0 is too small.\n  It is at least 1."),
+        (lambda: cache_size(model("gpt2"), 8, batch=0), SpecError, "batch=0 is too small.\n  It is at least 1."),
+        (
+            lambda: cache_size(model("gpt2"), 8, tensor_parallel=0),
+            SpecError,
+            "tensor_parallel=0 is too small.\n  It is at least 1.",
+        ),
+        (
+            lambda: cache_size(model("jamba-v0.1"), 8, policy="llama.cpp", state_dtype="bf16"),
+            SpecError,
+            'policy "llama.cpp" stores states in f32, not in bf16.\n  Leave state_dtype at f32.',
+        ),
         (
             lambda: cache_size(model("gpt2"), 1 << 61),
             LimitError,
@@ -281,7 +299,7 @@ def test_messages(call: Any, kind: type[Exception], message: str) -> None:
 
 
 @settings(max_examples=30)
-@given(st.sampled_from(models()), st.integers(0, 10**7), st.sampled_from(["math", "paged", "qkv"]))
+@given(st.sampled_from(models()), st.integers(1, 10**7), st.sampled_from(["math", "paged", "qkv"]))
 def test_every_known_model_under_policies(name: str, context: int, policy: str) -> None:
     one = model(name)
     found = cache_size(one, context, policy=policy, source=100)

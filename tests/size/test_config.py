@@ -14,16 +14,7 @@ from hypothesis import strategies as st
 from qkv import limits
 from qkv.errors import LimitError, ModelError, QkvError
 from qkv.size import KNOWN, Model, cache_size, model, models
-from tests.size.small import MORE, tiny
-
-LLAMA: dict[str, Any] = {
-    "model_type": "llama", "num_hidden_layers": 4, "hidden_size": 64, "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-}  # fmt: skip
-
-
-def read(**keys: Any) -> Model:
-    return Model.from_config({k: v for k, v in {**LLAMA, **keys}.items() if v != "gone"})
+from tests.size.small import LLAMA, MORE, SPARSE, read, tiny
 
 
 def test_explicit_head_dim_beats_the_quotient() -> None:
@@ -164,6 +155,25 @@ UNSETTLED = [
         {"global_head_dim": 512},
         "the config has global_head_dim, which changes what layers keep in a way that is not modelled.\n"
         "  Its size is not settled here.",
+    ),
+    (
+        {"model_type": "new", "mamba_d_state": 16},
+        "the config has mamba_d_state, and no rule says what new does with it.\n  Its size is not settled here.",
+    ),
+    (
+        {"model_type": "gone", "is_encoder_decoder": True},
+        "the config has is_encoder_decoder, and no rule says what a model without model_type does with it.\n"
+        "  Its size is not settled here.",
+    ),
+    (
+        {"model_type": "new", "layer_types": ["linear_attention", *["full_attention"] * 3]},
+        "the config has layers with a state, and no rule says what the state of new is.\n"
+        "  Its size is not settled here.",
+    ),
+    (
+        {"model_type": "glm_moe_dsa", **SPARSE, "indexer_types": ["full"]},
+        "indexer_types in the config is ['full'], and full or shared for each of 4 layers is expected.\n"
+        "  Correct the config, or copy it again.",
     ),
     (
         {"num_key_value_heads": 3},

@@ -20,7 +20,7 @@ def test_the_context_that_was_sized_is_found(name: str, context: int, batch: int
     assert fit(one, memory, context=context, source=64).value == batch
 
 
-@given(st.sampled_from(GROWING), st.integers(0, 10**13), st.sampled_from(["math", "paged", "qkv"]), st.integers(1, 4))
+@given(st.sampled_from(GROWING), st.integers(1, 10**13), st.sampled_from(["math", "paged", "qkv"]), st.integers(1, 4))
 def test_the_largest_fits_and_one_more_does_not(name: str, memory: int, policy: str, parallel: int) -> None:
     options = {"policy": policy, "tensor_parallel": parallel, "source": 64}
     for searched in ("context", "batch"):
@@ -48,6 +48,8 @@ def test_a_reserve_and_what_the_model_names() -> None:
     assert found.value == 65536
     assert found.exceeds_model
     assert not fit(one, "1GiB").exceeds_model
+    assert not fit(one, "1KiB").exceeds_model
+    assert fit(model("mistral-7b-v0.1"), "1GiB").exceeds_model
     assert set(policies) == {"math", "transformers", "transformers-static", "paged", "llama.cpp", "qkv"}
 
 
@@ -59,7 +61,16 @@ def test_a_reserve_and_what_the_model_names() -> None:
             "both a context and a batch are given, so that nothing is left to find.\n"
             "  Give context= for the largest batch, or batch= for the largest context.",
         ),
-        ({"reserve": "2GiB"}, "reserve=2147483648 is more than memory=1073741824.\n  What is left holds the cache."),
+        (
+            {"reserve": "2GiB"},
+            "reserve=2147483648 leaves nothing of memory=1073741824.\n  What is left holds the cache.",
+        ),
+        (
+            {"reserve": "1GiB"},
+            "reserve=1073741824 leaves nothing of memory=1073741824.\n  What is left holds the cache.",
+        ),
+        ({"context": 0}, "context=0 is too small.\n  It is at least 1."),
+        ({"batch": 0}, "batch=0 is too small.\n  It is at least 1."),
     ],
 )
 def test_messages(options: dict[str, object], message: str) -> None:

@@ -172,7 +172,9 @@ def test_linear_attention_grows_with_the_length() -> None:
     assert works[0].part("state update") == works[0].part("state read") == 2 * 100 * 4 * 16 * 17
     assert works[0].left_out == ""
     found = flops(model("mamba-codestral-7b"), 10)
-    assert found.left_out == ("the projections of state layers, which their config does not settle in one way",)
+    assert found.left_out == ()
+    bare = layer_work(Layer(Kind.STATE, state_size=8), 4, 2)
+    assert bare.left_out == "the projections of a state layer that has no maps"
 
 
 def test_cross_attention_makes_the_source_once() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import qkv
-from qkv.errors import SpecError
+from qkv.errors import LimitError, SpecError
 from qkv.size import (
     bigbird_pairs,
     causal_pairs,
@@ -69,8 +69,27 @@ def test_closed_forms_are_the_counts_of_the_masks(size: tuple[int, int], span: i
 @pytest.mark.parametrize("n", [1, 7, 16, 61, 64, 128])
 @pytest.mark.parametrize("block_size", [1, 4, 16])
 def test_bigbird_by_blocks_is_bigbird_by_pairs(n: int, block_size: int) -> None:
-    options = {"window": 1, "num_global": 1, "num_random": 2, "block_size": block_size, "seed": SEED}
-    assert bigbird_pairs(n, **options) == qkv.bigbird(**options).count(n)
+    for window, num_global in ((1, 1), (0, 0)):
+        keep = qkv.bigbird(window=window, num_global=num_global, num_random=2, block_size=block_size, seed=SEED)
+        found = bigbird_pairs(n, window=window, num_global=num_global, num_random=2, block_size=block_size, seed=SEED)
+        assert found == keep.count(n)
+
+
+def test_bigbird_of_a_million_tokens() -> None:
+    """Blocks of 64 without random ones, by hand: 2 global rows and columns, 3 neighbours, the last has 2."""
+    blocks = 2**20 // 64
+    inner = 2 * blocks + (blocks - 2) * (2 + 3) - 2  # the first such block meets a global one, the last has no next
+    assert bigbird_pairs(2**20, window=1, num_global=2, num_random=0, block_size=64) == inner * 64**2
+
+
+def test_more_blocks_than_are_counted() -> None:
+    with pytest.raises(LimitError) as caught:
+        bigbird_pairs(2**25)
+    assert str(caught.value) == (
+        "count of 33554432 positions in blocks of 1: more than 16777216 blocks.\n"
+        "  Counting takes time in proportion to them; count a shorter part, or take larger blocks."
+    )
+    assert bigbird_pairs(2**25, num_global=2**24, block_size=2) == 2**50
 
 
 def test_any_mask_is_counted_by_its_density() -> None:

@@ -88,6 +88,23 @@ def test_cache_reads_against_weights() -> None:
     assert double.chosen.name == "grouped-query"
 
 
+def test_what_is_not_asked_is_not_judged() -> None:
+    """The rule of cache reads is not of this use, and no memory binds what keeps nothing."""
+    free = recommend("memory", first="quality", memory="1TiB", context=1025, **SMALL)
+    assert free.chosen.name == "multi-head"
+    assert free.reasons[0].why.startswith("no rule of this use speaks against it; a decoded token reads")
+    both = recommend("documents", memory=1, context=512, **SMALL)
+    assert (both.unmet, "memory" in str(both.ruled_out)) == ((), False)
+
+
+def test_a_state_alone_fits_a_retrieval() -> None:
+    linear = cache_of("linear", context=1 << 20, **SMALL)
+    found = recommend("retrieval", context=1 << 20, memory=linear, **SMALL)
+    assert found.chosen.name == "linear"
+    assert [item.part for item in found.unmet] == ["whole reach"]
+    assert "its state of" in found.unmet[0].why
+
+
 def crossing(use: str, **constraints: Any) -> int:
     """The first context at which pairs cost more than projections, found by halving on the figures."""
     low, high = 1, 100_000
@@ -223,6 +240,17 @@ def test_encoder_and_decoder() -> None:
             lambda: recommend("free", width=100, heads=3),
             "width 100 is no multiple of 3 heads.\n  Give a width that the heads divide.",
         ),
+        (
+            lambda: recommend("encoder-decoder", source=0),
+            "source=0: an encoder-decoder reads a source.\n  Give its length in tokens.",
+        ),
+        (
+            lambda: recommend("encoder-decoder", causal=False),
+            "source=1024 for a stack that is not causal: what reads a source writes token by token.\n"
+            "  Leave source out, or give causal=True (--causal).",
+        ),
+        (lambda: recommend("free", memory=0), "memory=0 is too small.\n  It is at least 1."),
+        (lambda: recommend("free", context=0), "context=0 is too small.\n  It is at least 1."),
         (
             lambda: recommend("free", dtype="int8"),
             "dtype=int8: weights and activations are f32, f16 or bf16.\n  The cache's follows by rule.",

@@ -53,6 +53,7 @@ RAISED: dict[type[qkv.QkvError], tuple[Call, type[Exception]]] = {
     qkv.SpecError: (lambda: qkv.Spec(scale=float("nan")), ValueError),
     qkv.PositionError: (lambda: qkv.attention(Q, K, K, keep=qkv.causal()), ValueError),
     qkv.TraceError: (lambda: qkv.keep(lambda i, j: j if i else j > 0), TypeError),
+    qkv.CacheError: (lambda: qkv.cache.Recurrent().truncate(3), ValueError),
     qkv.Refused: (_refused, RuntimeError),
     qkv.TargetError: (_target, ValueError),
     qkv.ModelError: (_load, RuntimeError),

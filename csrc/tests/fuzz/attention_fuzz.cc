@@ -116,13 +116,14 @@ class PlacedKeys {
         : shared_(call.shared), num_keys_(call.keys.total()), element_(call.key_element) {
         const bool narrow = call.element != Element::f64;
         if (narrow && in.one_in(2)) element_ = in.one_in(2) ? Element::code8 : Element::code4;
+        else if (narrow && in.one_in(3)) element_ = Element::bf16;  // which holds what codes stand for
         const int64_t S = shared_.total(), first = shared_.size[0];
         lanes_ = S, slots_ = num_keys_;
         if (in.one_in(3)) {
             slots_ += in.range(0, 5);
             placed.ring_slots = slots_, placed.ring_start = in.range(0, slots_ - 1);
         } else if (in.one_in(2) || !is_code(element_)) {
-            placed.page_shift = static_cast<int>(in.range(0, 8)), slots_ = int64_t{1} << placed.page_shift, lanes_ = S / first;
+            placed.page_slots = slots_ = in.one_in(2) ? int64_t{1} << in.range(0, 8) : in.range(1, 100), lanes_ = S / first;
             const int64_t each = (num_keys_ + slots_ - 1) / slots_;
             units_ = first * each + in.range(0, 2);
             for (int64_t n = 0; n < first * each; ++n) table_.push_back(static_cast<int32_t>((n * 7 + 3) % units_));
@@ -146,7 +147,7 @@ class PlacedKeys {
     }
     int64_t unit_of(int64_t b, int64_t n) const {  // (unit * lanes + lane) * slots + slot
         int64_t unit = 0, slot = n;
-        if (placed.pages) unit = table_[at(b / lanes_ * placed.page_shared[0] + (n >> placed.page_shift))], slot = n & (slots_ - 1);
+        if (placed.pages) unit = table_[at(b / lanes_ * placed.page_shared[0] + n / slots_)], slot = n % slots_;
         else if (placed.ring_slots) slot = (placed.ring_start + n) % slots_;
         return (unit * lanes_ + (placed.pages ? b % lanes_ : b)) * slots_ + slot;
     }

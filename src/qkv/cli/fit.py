@@ -53,6 +53,10 @@ def fit(
         if item.value is None:
             screen.print(f"{item.policy:22}{fixed}: any {item.searched} fits; its cache is {item.bytes:,} B")
             continue
+        if not item.value:
+            one_of = unit.removesuffix("s")
+            screen.print(f"{item.policy:22}{fixed}: not even one {one_of} fits, which takes {item.next_bytes:,} B")
+            continue
         screen.print(
             f"{item.policy:22}{fixed}: {item.searched} {item.value:,} {unit} takes {item.bytes:,} B; one more takes "
             f"{item.next_bytes:,} B"

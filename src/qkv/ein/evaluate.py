@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .. import limits
 from ..errors import InternalError, LimitError
-from ..spec import door
+from ..spec import Spec, door
+from ..terms.expr import Opening
 from .elems import TORCH
-from .graph import Coords, Node, walk
+from .graph import Coords, Node, plain, walk
 from .lower import Lowering, number
 from .recognise import Attention, computed, product
 
@@ -48,7 +49,10 @@ class Machine:
         self.device = device
         self.real = torch.float64 if dtype == "f64" else torch.float32
         self.outputs = outputs
+        self.made = [id(o) for o in outputs]
+        self.scanning = False
         self.attentions: list[tuple[Node, Lowering]] = []
+        self.openings: dict[int, Opening] = {}
         self.inner: set[int] = set()
         self.after: dict[int, int] = {}
         nodes = list(walk(*outputs))
@@ -91,7 +95,7 @@ class Machine:
         """The results; ``values`` holds the parameters by the ids of their nodes."""
         for at, step in self.steps:
             values[at] = step(values)
-        return [values[id(o)] for o in self.outputs]
+        return [values[at] for at in self.made]
 
     # single nodes
 
@@ -229,24 +233,42 @@ class Machine:
         view = self.aligned(index, node.coords)
         both = tuple(dict.fromkeys((*index.coords, *(guard.coords if guard is not None else ()))))
         wide, mask = self.aligned(index, both), None if guard is None else self.aligned(guard, both)
-        checked: list[bool] = []
-        always = computed(index) and (guard is None or computed(guard))
+        source_at, index_at, guard_at = id(source), id(index), None if guard is None else id(guard)
+        places, sizes = range(len(source.coords)), [self.size(c) for c in node.coords]
+        name = plain(node.data)
+
+        def check(at: Any, kept: Any) -> None:
+            beyond = (at < 0) | (at >= size)
+            if mask is not None:
+                beyond = wide(beyond) & mask(self.tensor(kept, "bool"))
+            if self.torch.compiler.is_compiling():  # a graph cannot branch on values; it checks when it runs
+                checked: Any = self.torch._assert_async  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+                checked(~beyond.any(), f"an index of {name} is outside 0..{size}")
+            elif bool(beyond.any()):
+                raise OutsideError(node, int(wide(at).expand(beyond.shape)[beyond][0]), size)
+
+        # what follows from coordinates alone is the same at every call, but not at every step of a recurrence
+        once = computed(index) and (guard is None or computed(guard)) and not self.scanning
+        if once:
+            check(self.tensor(self.now(index), "int"), None if guard is None else self.now(guard))
 
         def run(values: Values) -> Any:
-            at = self.tensor(values[id(index)], "int")
-            if not (checked and always):
-                beyond = (at < 0) | (at >= size)
-                if guard is not None and mask is not None:
-                    beyond = wide(beyond) & mask(self.tensor(values[id(guard)], "bool"))
-                if bool(beyond.any()):
-                    raise OutsideError(node, int(wide(at).expand(beyond.shape)[beyond][0]), size)
-                checked.append(True)
-            if guard is not None:
+            at = self.tensor(values[index_at], "int")
+            if not once:
+                check(at, None if guard_at is None else values[guard_at])
+            if guard_at is not None:
                 at = at.clamp(0, max(size - 1, 0))
-            indices = tuple(view(at) if n == axis else views[n] for n in range(len(source.coords)))
-            return values[id(source)][indices].expand([self.size(c) for c in node.coords])
+            indices = tuple([view(at) if n == axis else views[n] for n in places])
+            return values[source_at][indices].expand(sizes)
 
         return run
+
+    def now(self, node: Node) -> Any:
+        """The value of a node that follows from coordinates and sizes alone."""
+        values: Values = {}
+        for each in walk(node):
+            values[id(each)] = self.step(each)(values)
+        return values[id(node)]
 
     def _cumsum(self, node: Node) -> Step:
         at, dim = id(node.args[0]), node.coords.index(node.data)
@@ -344,28 +366,40 @@ class Machine:
         self.attentions.append((node, lowering))
         data: Attention = node.data
         q, k, v = (id(a) for a in node.args[:3])
-        extras = [(id(a), a.dtype) for a in lowering.captures]
+        spec = self.spec_of(lowering)
+        order = [next(a for a in lowering.captures if self.openings[id(a)] is o) for o in spec.openings]
+        extras = [(id(a), a.dtype) for a in order]
         sequences = {self.size(c) for c in (*data.key, *(r for r in data.rows if r not in data.shared))}
         options: dict[str, Any] = {"align": "start"} if len(sequences) > 1 else {}
         lone = not data.values
         asked = data.strategy if data.strategy not in (None, "flash") else None
-        fixed = lowering.fixed
+
+        def call(values: Values) -> Any:
+            value = values[v].unsqueeze(-1) if lone else values[v]
+            if not extras:
+                return door().output(spec, values[q], values[k], value, options)
+            given = tuple([self.tensor(values[at], elem) for at, elem in extras])
+            return door().filled(spec, values[q], values[k], value, options, given)
 
         def run(values: Values) -> Any:
-            spec = (
-                fixed
-                if fixed is not None
-                else lowering.spec({at: self.tensor(values[at], elem) for at, elem in extras})
-            )
-            value = values[v].unsqueeze(-1) if lone else values[v]
             if asked is None:
-                out = spec(values[q], values[k], value, **options)
+                out = call(values)
             else:
                 with door().forced(asked):
-                    out = spec(values[q], values[k], value, **options)
+                    out = call(values)
             return out.squeeze(-1) if lone else out
 
         return run
+
+    def spec_of(self, lowering: Lowering) -> Spec:
+        """The spec of an attention, with an opening for each tensor that its masks and scores read."""
+        for node in lowering.captures:
+            if id(node) not in self.openings:
+                # one element stands for all: the shape is known, and what fills it comes with each call
+                one = self.torch.empty((), dtype=self.dtype(node.dtype), device=self.device)
+                shape = [self.size(c) for c in node.coords]
+                self.openings[id(node)] = Opening(one.expand(shape), plain(node.name) or "tensor")
+        return lowering.spec(self.openings)
 
     def _scan(self, node: Node) -> Step:
         key, time, first = node.data
@@ -385,9 +419,11 @@ class Machine:
         for n in (*sliced.values(), *inner):
             coords = tuple(c for c in n.coords if c != time)
             replaced[id(n)] = Node(n.op, n.data, tuple(replaced.get(id(a), a) for a in n.args), coords, n.dtype, n.span)
+        self.scanning = True
         for n in inner:
             made = replaced[id(n)]
             steps.append((made, None if n.op == "self" else self.step(made)))
+        self.scanning = False
         sizes = [self.size(c) for c in others]
         last = replaced.get(id(body))
         wanted = self.dtype(node.dtype)

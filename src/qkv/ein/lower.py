@@ -120,8 +120,6 @@ class Lowering:
             self.scale /= number(each, size)
         self.inside = self.outer_scale(self.data.score)
         self.captures = node.args[3:]
-        self.fixed = None if self.captures else self.spec({})
-        self.pattern = self._pattern()
 
     def outer_scale(self, score: Node) -> Node:
         """The largest node that is the contraction times numbers; its factors go into the scale."""
@@ -157,8 +155,8 @@ class Lowering:
             value, output = f"{value} one_value", f"{output} one_value"
         return f"{query}, {key}, {value} -> {output}"
 
-    def spec(self, tensors: Mapping[int, Any]) -> Spec:
-        """The spec, captured tensors given by the ids of their nodes."""
+    def spec(self, tensors: Mapping[int, Captured]) -> Spec:
+        """The spec, captured tensors or openings given by the ids of their nodes."""
         data = self.data
         made = _Terms(self, tensors)
         keep: Term | None = None
@@ -177,7 +175,7 @@ class Lowering:
 class _Terms:
     """Graphs of coordinates as terms have them."""
 
-    def __init__(self, lowering: Lowering, tensors: Mapping[int, Any]) -> None:
+    def __init__(self, lowering: Lowering, tensors: Mapping[int, Captured]) -> None:
         self.lowering = lowering
         self.tensors = tensors
         self.done: dict[int, Term] = {}
@@ -206,11 +204,8 @@ class _Terms:
             table = node.args[0]
             index = self.term(node.args[1])
             indices = tuple(index if c == node.data else Index(low.names[c]) for c in table.coords)
-            return look_up(Captured(self.tensors[id(table)], table.name or "table"), indices)
-        return look_up(
-            Captured(self.tensors[id(node)], plain(node.name) or "tensor"),
-            tuple(Index(low.names[c]) for c in node.coords),
-        )
+            return look_up(self.tensors[id(table)], indices)
+        return look_up(self.tensors[id(node)], tuple(Index(low.names[c]) for c in node.coords))
 
     def point(self, node: Node) -> Term:
         args = [self.term(a) for a in node.args]

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from ..coords import Named
+from ..terms.worded import Worded
 from .contract import ConflictError, Sizes
 from .elems import FLOATS, FROM_TORCH, fits
 from .graph import Constraint, Coords, Definition, Slot, plain
@@ -20,7 +21,7 @@ from .report import Diagnostic, Source, Span, raised
 
 if TYPE_CHECKING:
     from .check import Checked
-    from .evaluate import Machine
+    from .evaluate import Machine, OutsideError
 
 REMEMBERED = 128
 """How many signatures a function remembers; the oldest is forgotten first."""
@@ -71,7 +72,7 @@ class Ready:
         self.inputs: list[tuple[int, tuple[int, ...] | None]] = []
 
 
-class Callable_:
+class Callable_(Worded):
     """One function of a text, callable with tensors."""
 
     def __init__(self, definition: Definition, source: Source, bound: Mapping[str, str] | None = None) -> None:
@@ -125,13 +126,6 @@ class Callable_:
     def __call__(self, *args: Any, **options: Any) -> Any:
         import torch
 
-        if torch.compiler.is_compiling():
-            # torch.compile breaks its graph here and runs the call as it is: plans are chosen by Python.
-            apart: Any = torch.compiler.disable  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-            return apart(self._direct)(*args, **options)
-        return self._direct(*args, **options)
-
-    def _direct(self, *args: Any, **options: Any) -> Any:
         if options or len(args) != len(self._names):
             args, options = self._arguments(args, options)
         for arg in args:
@@ -140,15 +134,19 @@ class Callable_:
         for one, other in self._same:
             if args[one] is args[other]:
                 self._one_tensor(one, other)
+        if torch.compiler.is_compiling():
+            from .traced import ready_for
+
+            return self._run(ready_for(self.word, args, tuple(options.items())), args)
         key: tuple[Any, ...] = tuple([(a.shape, a.dtype) if hasattr(a, "shape") else (type(a), a) for a in args])
         if options:
             key = (*key, tuple(options.items()))
         try:
             ready = self._ready.get(key)
         except TypeError:
-            ready = self._prepare(args, options)  # it says which argument is no tensor
+            ready = self.ready(args, options)  # it says which argument is no tensor
         if ready is None or (args and hasattr(args[0], "device") and args[0].device != ready.machine.device):
-            ready = self._prepare(args, options)
+            ready = self.ready(args, options)
             if len(self._ready) >= REMEMBERED:
                 self._ready.pop(next(iter(self._ready)))
             self._ready[key] = ready
@@ -163,14 +161,7 @@ class Callable_:
         try:
             made = ready.machine.run(values)
         except OutsideError as error:
-            node = error.node
-            self._fail(
-                "out-of-range",
-                f"an index of {plain(node.data)} is {error.first}, outside 0..{error.size}.",
-                silent="a negative index counts from the end.",
-                fix="if the index stays inside { the access } else { 0 }",
-                span=node.span if node.span[1] <= len(self.source.text) else None,
-            )
+            self._outside(error)
         results: list[Any] = []
         for out, node, axes, dtype in zip(made, ready.machine.outputs, ready.flat.results, ready.dtypes, strict=True):
             if not hasattr(out, "shape"):
@@ -182,6 +173,16 @@ class Callable_:
                 out = out.reshape(_shape(axes or (), ready.sizes))
             results.append(out if out.dtype == dtype else out.to(dtype))
         return results[0] if len(results) == 1 else tuple(results)
+
+    def _outside(self, error: OutsideError) -> NoReturn:
+        node = error.node
+        self._fail(
+            "out-of-range",
+            f"an index of {plain(node.data)} is {error.first}, outside 0..{error.size}.",
+            silent="a negative index counts from the end.",
+            fix="if the index stays inside { the access } else { 0 }",
+            span=node.span if node.span[1] <= len(self.source.text) else None,
+        )
 
     def _arguments(self, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments by place and name in the declared order, and what is left: coordinates."""
@@ -301,6 +302,15 @@ class Callable_:
         )
 
     # what a signature settles
+
+    def ready(self, args: tuple[Any, ...], options: Mapping[str, Any]) -> Ready:
+        """The function for arguments of these shapes and types. Raises ``EinError`` for those that do not fit."""
+        from .evaluate import OutsideError
+
+        try:
+            return self._prepare(args, options)
+        except OutsideError as error:
+            self._outside(error)
 
     def _prepare(self, args: tuple[Any, ...], options: Mapping[str, Any]) -> Ready:
         from .evaluate import Machine
@@ -460,7 +470,7 @@ class Callable_:
         """The plan of each attention that was recognised, for such a call; nothing is computed but what it needs."""
         if options or len(args) != len(self._names):
             args, options = self._arguments(args, options)
-        ready = self._prepare(args, options)
+        ready = self.ready(args, options)
         return [_plan_of(node, lowering, ready, args) for node, lowering in ready.machine.attentions]
 
 
@@ -476,11 +486,7 @@ def _plan_of(node: Any, lowering: Any, ready: Ready, args: tuple[Any, ...]) -> A
             [ready.sizes[c] for c in part.coords], dtype=dtype, device=ready.machine.device, requires_grad=grad
         )
 
-    captured = {
-        id(a): torch.zeros([ready.sizes[c] for c in a.coords], dtype=ready.machine.dtype(a.dtype))
-        for a in lowering.captures
-    }
-    spec = lowering.spec(captured)
+    spec = ready.machine.spec_of(lowering)
     q, k, v = (empty(a) for a in node.args[:3])
     if not node.data.values:
         v = v.unsqueeze(-1)

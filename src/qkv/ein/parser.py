@@ -25,6 +25,7 @@ class Parser(Reader):
                 items.append(self.item())
             except SyntaxProblem:
                 self.level = 0
+                self.operand = False
                 self.skip_item(before)
         return tree.Tree(tuple(items))
 
@@ -225,6 +226,7 @@ class Parser(Reader):
                 lets.append(self.let(attributes, self.tokens.starts[start]))
             except SyntaxProblem:
                 self.level = level
+                self.operand = False
                 self.skip_statement(start)
         if self.kinds[self.at] == "}":
             return tuple(lets), ()
@@ -232,6 +234,7 @@ class Parser(Reader):
             values = self.values(results)
         except SyntaxProblem:
             self.level = 0
+            self.operand = False
             self.skip_statement(self.at)
             values = ()
         return tuple(lets), values

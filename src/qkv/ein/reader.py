@@ -37,6 +37,7 @@ class Reader:
         self.at = 0
         self.level = 0  # how deep the reading is nested
         self.height = 0  # how deep the expression that was read last is
+        self.operand = False  # whether it stands right inside a reduction's parentheses
 
     # words
 
@@ -300,7 +301,7 @@ class Reader:
             return tree.Number(self.tokens.texts[at], span)
         if kind == "(":
             self.at += 1
-            value = self.expression()
+            value = self.enclosed()
             self.expect(")", "after an expression in parentheses")
             return value
         if kind == "if":
@@ -317,7 +318,7 @@ class Reader:
         test = self.expression()
         height = self.height
         self.expect("{", "after the condition of if")
-        chosen = self.expression()
+        chosen = self.enclosed()
         height = max(height, self.height)
         self.expect("}", "after the first branch of if")
         self.expect("else", "after the first branch of if: every if has both")
@@ -326,7 +327,7 @@ class Reader:
             other = self.condition()
         else:
             self.expect("{", "after else")
-            other = self.expression()
+            other = self.enclosed()
             self.expect("}", "after the second branch of if")
         self.height = max(height, self.height) + 1
         self.level -= 1
@@ -404,20 +405,28 @@ class Reader:
             self.fail(f"{name}[] names no coordinate.", fix=f"{name}[k](...)", span=self.since(span[0]))
         given = self.given()
         self.expect("(", f"after {name}[...]")
-        body = self.expression()
+        body = self.enclosed(operand=True)
         height = self.height
         condition = None
         if self.accept("where"):
-            condition = self.expression()
+            condition = self.enclosed()
             height = max(height, self.height)
         self.expect(")", f"after the operand of {name}")
         given = self.given() or given
-        if condition is None and self.kinds[self.at] == "where":
+        # in sum[k](sum[d](x) where c) the condition belongs to the parentheses that it stands in
+        if condition is None and not self.operand and self.kinds[self.at] == "where":
             self.at += 1
             condition = self.expression(_COMPARE - 2)
             height = max(height, self.height)
         self.height = height + 1
         return tree.Reduce(name, span, tuple(names), body, condition, given, self.since(span[0]))
+
+    def enclosed(self, *, operand: bool = False) -> tree.Expr:
+        """An expression in parentheses or braces; ``operand`` says that they are a reduction's."""
+        before, self.operand = self.operand, operand
+        found = self.expression()
+        self.operand = before
+        return found
 
     def given(self) -> bool:
         """Takes ``as given``, if it stands here."""
@@ -433,7 +442,7 @@ class Reader:
         found: list[tree.Expr] = []
         height = 0
         while not self.accept(")"):
-            found.append(self.expression())
+            found.append(self.enclosed())
             height = max(height, self.height)
             if len(found) > limits.EIN_ARGUMENTS:
                 self.report.error(

@@ -147,6 +147,9 @@ class Recogniser:
         top, under = node.args
         if under.op != "reduce" or under.data[0] != "sum":
             return None
+        associated = self.associated(node)
+        if associated is not None:
+            return associated
         keys, weights = under.data[1], under.args[0]
         mask = under.args[1:]
         if weights.op == "point" and weights.data == "exp" and top is weights and not mask:
@@ -193,6 +196,45 @@ class Recogniser:
         if weights.op != "reduce" or weights.data[0] != "sum" or len(weights.args) > 1:
             return None
         return self.attend(top, weights, weights, keep, others, [], keys, top.data[1], linear=True, normalize=normalize)
+
+    def associated(self, node: Node) -> Node | None:
+        """``sum[d](q * sum[k](r * v)) / sum[d](q * sum[k](r))``: products of feature maps, the keys summed first.
+
+        Without its divisor this is a chain of two contractions like any other, and is left to them.
+        """
+        top, under = node.args
+        if top.op != "reduce" or top.data != under.data or len(top.args) + len(under.args) > 2:
+            return None
+        above, below = product(top.args[0])
+        total, total_below = product(under.args[0])
+        if below or total_below:
+            return None
+        state = next((a for a in above if a.op == "reduce" and a.data[0] == "sum" and a not in total), None)
+        sums = next((a for a in total if a.op == "reduce" and a.data[0] == "sum" and a not in above), None)
+        if state is None or sums is None or state.data != sums.data or state.args[1:] != sums.args[1:]:
+            return None
+        queries = [a for a in above if a is not state]
+        inner, inner_below = product(state.args[0])
+        mapped, mapped_below = product(sums.args[0])
+        values = _without(inner, mapped)
+        keys = state.data[1]
+        if (
+            inner_below
+            or mapped_below
+            or not values
+            or not queries
+            or _without([a for a in total if a is not sums], queries) != []
+            or len(total) != len(above)
+            or any(set(keys) & set(q.coords) for q in queries)
+        ):
+            return None
+        pairs = self.multiply([*queries, *mapped], [])
+        coords = tuple(c for c in pairs.coords if c not in top.data[1])
+        weights = self.node("reduce", top.data, (pairs,), coords, top)
+        whole = self.node("reduce", state.data, (self.multiply([weights, *values], []),), node.coords, node)
+        return self.attend(
+            whole, weights, weights, list(state.args[1:]), values, [], keys, keys, linear=True, normalize=True
+        )
 
     # sums
 
@@ -425,6 +467,17 @@ class Recogniser:
         missing = tuple(c for c in wanted if c not in node.coords)
         del others
         return node if not missing else self.node("expand", missing, (node,), (*missing, *node.coords), node)
+
+
+def _without(nodes: list[Node], taken: list[Node]) -> list[Node] | None:
+    """The nodes but those of ``taken``, each of which must be among them; else None."""
+    left = list(nodes)
+    for each in taken:
+        at = next((n for n, x in enumerate(left) if x is each), None)
+        if at is None:
+            return None
+        del left[at]
+    return left
 
 
 OPAQUE = frozenset({"silu", "gelu"})

@@ -14,11 +14,12 @@ from .report import Report, Span
 KEYWORDS = frozenset({"fn", "let", "use", "if", "else", "as", "where", "true", "false", "inf", "in"})
 
 _WORD = re.compile(
-    r"(?P<blank>[ \t\r\n]+)|(?P<comment>//[^\n]*)|(?P<name>[A-Za-z_][A-Za-z0-9_]*)"
-    r"|(?P<number>[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)"
-    r"|(?P<sign>\.\.|\*\*|->|==|!=|<=|>=|&&|\|\||::|[-+*/%<>=!(){}\[\],;:#])|(?P<other>.)",
-    re.DOTALL,
+    r"[ \t\r\n]*(?:([A-Za-z_][A-Za-z0-9_]*)"
+    r"|(\.\.|\*\*|->|==|!=|<=|>=|&&|\|\||::|[-+*%<>=!(){}\[\],;:#]|/(?!/))"
+    r"|([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)"
+    r"|(//[^\n]*)|([^ \t\r\n]))"
 )
+_NAME, _SIGN, _NUMBER, _COMMENT = 1, 2, 3, 4
 
 
 @dataclass(slots=True)
@@ -57,12 +58,11 @@ def read(text: str, report: Report) -> Tokens:
         tokens.add("end", "", 0)
         return tokens
     kinds, texts, starts = tokens.kinds, tokens.texts, tokens.starts
-    for match in _WORD.finditer(text):
-        kind = match.lastgroup
-        if kind == "blank":
-            continue
-        word, start = match.group(), match.start()
-        if kind == "name":
+    # blanks are skipped in front of a word; behind the last one the pattern would try each of them anew
+    for match in _WORD.finditer(text, 0, len(text.rstrip(" \t\r\n"))):
+        group = match.lastindex or 0
+        word, start = match[group], match.start(group)
+        if group == _NAME:
             kind = word if word in KEYWORDS else "name"
             if len(word) > limits.NAME_CHARACTERS:
                 report.error(
@@ -71,12 +71,14 @@ def read(text: str, report: Report) -> Tokens:
                     (start, match.end()),
                     fix="give it a shorter name",
                 )
-        elif kind == "sign":
+        elif group == _SIGN:
             kind = word
-        elif kind == "comment":
+        elif group == _NUMBER:
+            kind = "number"
+        elif group == _COMMENT:
             tokens.comments.append((start, word.rstrip()))
             continue
-        elif kind == "other":
+        else:
             report.error(
                 "syntax",
                 f"{word!r} begins no word of the notation.",
@@ -84,7 +86,7 @@ def read(text: str, report: Report) -> Tokens:
                 fix=_INSTEAD.get(word, "take it out"),
             )
             continue
-        kinds.append(str(kind))
+        kinds.append(kind)
         texts.append(word)
         starts.append(start)
     tokens.add("end", "", len(text))

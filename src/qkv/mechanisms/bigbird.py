@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..spec import Spec
-from ..terms import masks
+from ..terms.bigbird import bigbird as mask
 
 
 def bigbird(*, window: int = 1, num_global: int = 1, num_random: int = 1, block_size: int = 1, seed: int = 0) -> Spec:
@@ -17,5 +17,5 @@ def bigbird(*, window: int = 1, num_global: int = 1, num_random: int = 1, block_
     Cache per token: h (d + e)
     Source: Zaheer et al. 2020, Big Bird (arXiv 2007.14062), section 2
     """
-    keep = masks.bigbird(window=window, num_global=num_global, num_random=num_random, block_size=block_size, seed=seed)
+    keep = mask(window=window, num_global=num_global, num_random=num_random, block_size=block_size, seed=seed)
     return Spec(keep=keep)

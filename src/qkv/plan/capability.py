@@ -22,7 +22,8 @@ class Capability:
     """What a strategy runs. ``None`` for a set means that everything is run.
 
     ``leaks_dropped`` says that a dropped key that holds NaN would reach the output, so that masks need finite k and v;
-    ``exact`` that it computes in float64 whatever the tensors' type.
+    ``exact`` that it computes in float64 whatever the tensors' type. ``reads`` names the kinds of storage beside
+    ordinary tensors that it reads where they lie; ``invariant`` that its bits do not depend on where pages lie.
     """
 
     dtypes: frozenset[str] = ALL_DTYPES
@@ -40,6 +41,8 @@ class Capability:
     deterministic: bool = True
     leaks_dropped: bool = False
     exact: bool = False
+    reads: frozenset[str] = frozenset()
+    invariant: bool = False
     also: tuple[Callable[[Request], str | None], ...] = field(default=())
 
 
@@ -83,6 +86,11 @@ def refusals(request: Request, capability: Capability) -> Iterator[str]:
         yield "k or v holds NaN or infinity, which it would let through from dropped keys"
     if request.transformed and not capability.transforms:
         yield "a torch.func transform (vmap, jvp, grad) is active"
+    kinds = sorted(request.storage - capability.reads)
+    if kinds:
+        yield f"it reads tensors, and the cache is {' and '.join(kinds)}"
+    if request.invariant and not capability.invariant:
+        yield "its bits may depend on where a cache keeps its pages"
     for check in capability.also:
         reason = check(request)
         if reason is not None:

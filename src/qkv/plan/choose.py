@@ -32,7 +32,7 @@ def strategies() -> tuple[str, ...]:
 
     >>> import qkv
     >>> qkv.strategies()
-    ('reference', 'chunked', 'cpu', 'sdpa', 'linear')
+    ('reference', 'chunked', 'cpu', 'sdpa', 'linear', 'absorbed')
     """
     return tuple(_strategies)
 
@@ -62,6 +62,16 @@ def strategy(name: str) -> Generator[None]:
     if not isinstance(name, str) or name not in _strategies:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise SpecError(f'strategy "{name}" is not known.\n  Known: {", ".join(_strategies)}.')
     token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+@contextmanager
+def unforced() -> Generator[None]:
+    """Inside the block the planner chooses, whatever the caller asked for: how a strategy runs a part of its work."""
+    token = _forced.set(None)
     try:
         yield
     finally:

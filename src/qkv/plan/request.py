@@ -20,7 +20,9 @@ class Request:
     positions), ``"offset"`` (a constant distance) or ``"given"`` (tensors); None when no part compares positions.
     ``finite`` is True when k and v were seen to hold no NaN and no infinity, None when nobody looked. ``transformed``
     says that a torch.func transform is active, ``derivatives`` how many of them are reverse derivatives, and
-    ``forward_mode`` that a forward derivative is taken.
+    ``forward_mode`` that a forward derivative is taken. ``storage`` says how a cache holds the keys where they are no
+    ordinary tensors (``"ring"``, ``"paged"``, ``"quantized"``), ``invariant`` that bits must not depend on the pages.
+    ``latent``: the latent and the rotary size, where keys and values would be rebuilt from a latent cache.
     """
 
     spec: Spec
@@ -37,6 +39,9 @@ class Request:
     finite: bool | None = None
     derivatives: int = 0
     forward_mode: bool = False
+    storage: frozenset[str] = frozenset()
+    invariant: bool = False
+    latent: tuple[int, int] = (0, 0)
 
     def size(self, *names: str) -> int:
         """The product of the coordinates' sizes; 1 for none."""

@@ -6,7 +6,7 @@ knows those three conditions; it refuses to know what is computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +17,11 @@ from ..terms.expr import Captured
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from .bind import Bound
+
+Seen = tuple[tuple[Captured, "Tensor", int], ...]
+"""What a call read beside q, k and v, and how often it had been written to."""
 
 SECOND = "its backward makes scores again and has no derivative of its own"
 
@@ -78,15 +83,16 @@ def _entered(strategy: str, backward: Callable[..., Any], ctx: Any, *grads: Tens
     return tuple(None if x is None else next(made) for x in found)
 
 
-def versions(tables: Iterable[Captured]) -> tuple[tuple[Captured, int], ...]:
-    """How often each captured tensor was written to so far."""
-    return tuple((c, c.tensor._version) for c in tables if not c.tensor.is_inference())
+def versions(bound: Bound) -> Seen:
+    """How often each tensor that the call reads beside q, k and v was written to so far."""
+    read = ((c, bound.given.get(c, c.tensor)) for c in bound.lowered.captured)
+    return tuple((c, x, x._version) for c, x in read if not x.is_inference())
 
 
-def check_unchanged(seen: Iterable[tuple[Captured, int]]) -> None:
+def check_unchanged(seen: Seen) -> None:
     """Raises ``SpecError`` when a captured tensor was written to since ``seen``: the scores cannot be made again."""
-    for table, version in seen:
-        if table.tensor._version != version:
+    for table, tensor, version in seen:
+        if tensor._version != version:
             raise SpecError(
                 f"{table!r} was changed in place between the forward and the backward, which reads it again.\n"
                 "  Give each call a tensor of its own: mask.clone()."

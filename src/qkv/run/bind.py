@@ -8,14 +8,14 @@ repeated call costs a few dictionary look-ups. This module refuses to know how s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..coords.sizes import Solved, solve
 from ..errors import DeviceError, DtypeError, ShapeError, SizeMismatch, SpecError
 from ..spec import Lowered, Spec
-from ..terms.expr import Captured, Lookup
+from ..terms.expr import Captured, Lookup, Opening
 from ..terms.interval import Block, stays_inside
 from ..terms.scope import Claim
 from ..terms.weights import Differential, Linear
@@ -26,6 +26,8 @@ from .places import Places, resolve
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from ..cache import Latent, Stored
 
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 
@@ -52,14 +54,30 @@ class Frame:
         return (*self.lowered.shared, *self.lowered.query_order, *self.lowered.key)
 
 
+def _nothing() -> None:
+    """What most calls leave to do when they have run."""
+
+
+@dataclass(slots=True)
+class Recurrence:
+    """The sums over earlier keys that linear attention reads, which a strategy replaces by those with the new ones."""
+
+    memory: Tensor | None = None
+    total: Tensor | None = None
+
+
 @dataclass(slots=True)
 class Bound:
     """One call, ready for a strategy.
 
     ``q`` is ``[shared..., query-only..., feature]``, ``k`` ``[shared..., key..., feature]``, ``v`` ``[shared...,
     key..., value feature]``; for differential weights q and k have a leading axis of size 2. Features are rotated or
-    mapped already. ``tables`` maps captured tensors to those to read. ``inside`` holds the lookups that cannot leave
-    their tables.
+    mapped already. ``tables`` maps captured tensors to those to read, ``given`` openings to those of this call.
+    ``inside`` holds the lookups that cannot leave their tables. ``stored``: keys and values as a cache holds them, for
+    strategies that read them there; ``k`` and ``v`` then have the shapes alone, on the meta device, so that no strategy
+    computes with them by mistake. ``recurrence``: the sums before k and v, which are the new tokens then. ``latent``:
+    the cache that keys and values would be rebuilt from, where ``k`` are its rows and ``v`` its latents. ``after`` is
+    called when the strategy has run.
     """
 
     frame: Frame
@@ -73,6 +91,11 @@ class Bound:
     dropout: float
     seed: int
     finite: bool | None = None
+    stored: tuple[Stored, Stored] | None = None
+    recurrence: Recurrence | None = None
+    latent: Latent | None = None
+    after: Callable[[], None] = _nothing
+    given: Mapping[Captured, Tensor] = field(default_factory=dict[Captured, "Tensor"])
 
     @property
     def spec(self) -> Spec:
@@ -83,6 +106,17 @@ class Bound:
     def lowered(self) -> Lowered:
         """The spec's graphs."""
         return self.frame.lowered
+
+    def operand(self, which: int) -> Tensor:
+        """All keys (0) or values (1) as an ordinary tensor, read from the cache where they are stored in one."""
+        if self.stored is None:
+            return self.v if which else self.k
+        return self.split(which, self.stored[which].whole())
+
+    def split(self, which: int, rows: Tensor) -> Tensor:
+        """Rows of a cache with the axis of differential weights in front where keys have it."""
+        branches = self.k.dim() - 1 - len(self.lowered.shared) - len(self.lowered.key)
+        return rows if which or not branches else parted(rows)
 
     @property
     def working_dtype(self) -> torch.dtype:
@@ -99,14 +133,10 @@ def frame(spec: Spec, q: Tensor, k: Tensor, v: Tensor, known: Mapping[str, int] 
     lowered = spec.lowered(_counts(spec, solved))
     sizes = solved.sizes
     _check_sizes(spec, lowered, sizes)
-    for claim in lowered.claims:
-        _check_claim(claim, sizes)
+    check_claims(lowered, sizes)
     for table in lowered.captured:
         if not table.movable and table.tensor.device != q.device:
-            raise DeviceError(
-                f"{table.label or 'a captured tensor'} is on {table.tensor.device}, q on {q.device}.\n"
-                "  Move it: tensor.to(q.device), then make the term again."
-            )
+            raise _elsewhere(table, table.tensor, q.device)
     features = lowered.features
     if lowered.branch is not None:
         features = (lowered.branch, *(f for f in features if f != lowered.branch))
@@ -128,6 +158,14 @@ def frame(spec: Spec, q: Tensor, k: Tensor, v: Tensor, known: Mapping[str, int] 
         _scale(spec, lowered, sizes),
         q.dtype,
         q.device,
+    )
+
+
+def _elsewhere(table: Captured, tensor: Tensor, device: torch.device) -> DeviceError:
+    again = "" if isinstance(table, Opening) else ", then make the term again"
+    return DeviceError(
+        f"{table.label or 'a captured tensor'} is on {tensor.device}, q on {device}.\n"
+        f"  Move it: tensor.to(q.device){again}."
     )
 
 
@@ -183,6 +221,12 @@ def _check_sizes(spec: Spec, lowered: Lowered, sizes: Mapping[str, int]) -> None
             )
 
 
+def check_claims(lowered: Lowered, sizes: Mapping[str, int]) -> None:
+    """``SizeMismatch`` for a captured tensor that has not the call's sizes."""
+    for claim in lowered.claims:
+        _check_claim(claim, sizes)
+
+
 def _check_claim(claim: Claim, sizes: Mapping[str, int]) -> None:
     shape = tuple(claim.table.tensor.shape)
     for axis, names in enumerate(claim.axes):
@@ -225,6 +269,7 @@ def bind(
     dropout: float,
     seed: int,
     exact: bool = False,
+    given: Mapping[Captured, Tensor] | None = None,
 ) -> Bound:
     """The call in canonical layout, rotated and projected. ``made`` must be the frame of these tensors' signature.
 
@@ -232,13 +277,29 @@ def bind(
     ``exact`` asks for it): rounded to 16 bits they would move a score by more than the rest of the computation does.
     """
     lowered, sizes = made.lowered, made.sizes
-    precision = _precision(made, exact)
+    precision = precision_of(made, exact)
     places = Places(made.axes, sizes, resolve(lowered, sizes, positions, align, made.device), made.device)
-    halves = isinstance(made.spec.weights, Differential) and lowered.branch is None
-    queries = _prepared(made, made.query.canonical(q), places, 0, halves, precision, exact)
-    keys = _prepared(made, made.key.canonical(k), places, 1, halves, precision, exact)
+    queries = mapped(made, turned(made, made.query.canonical(q), places, 0, precision), exact)
+    keys = mapped(made, turned(made, made.key.canonical(k), places, 1, precision), exact)
     values = flatten_last(made.value.canonical(v), len(lowered.value_features))
-    tables = _tables(made, queries, precision, safe=exact)
+    return assembled(made, (queries, keys, values), places, want, dropout, seed, exact, given)
+
+
+def assembled(
+    made: Frame,
+    operands: tuple[Tensor, Tensor, Tensor],
+    places: Places,
+    want: frozenset[str],
+    dropout: float,
+    seed: int,
+    exact: bool,
+    given: Mapping[Captured, Tensor] | None = None,
+) -> Bound:
+    """The bound call of operands in canonical layout, which are turned and mapped already."""
+    lowered, sizes = made.lowered, made.sizes
+    queries, keys, values = operands
+    given = given or {}
+    tables = _tables(made, queries, precision_of(made, exact), given, safe=exact)
     return Bound(
         made,
         queries,
@@ -250,24 +311,32 @@ def bind(
         want,
         dropout,
         seed,
+        given=given,
     )
 
 
-def _precision(made: Frame, exact: bool) -> torch.dtype:
+def precision_of(made: Frame, exact: bool) -> torch.dtype:
+    """What rotations, maps and projections are computed in."""
     import torch
 
     return torch.float64 if exact or made.dtype == torch.float64 else torch.float32
 
 
-def _prepared(
-    made: Frame, x: Tensor, places: Places, side: int, halves: bool, precision: torch.dtype, safe: bool
-) -> Tensor:
-    """Queries (side 0) or keys (side 1) with the branch in front, rotated, mapped, features flattened."""
+def parted(x: Tensor) -> Tensor:
+    """The features in two halves, one for each map of differential weights, as a leading axis."""
+    import torch
+
+    return torch.unflatten(x, -1, (2, x.shape[-1] // 2)).movedim(-2, 0)
+
+
+def turned(made: Frame, x: Tensor, places: Places, side: int, precision: torch.dtype) -> Tensor:
+    """Queries (side 0) or keys (side 1) with the branch in front, rotated, features flattened."""
     lowered = made.lowered
+    halves = isinstance(made.spec.weights, Differential) and lowered.branch is None
     if made.spec.position is not None or isinstance(made.spec.weights, Linear):
         x = x.to(precision)
     if halves:
-        x = x.reshape(*x.shape[:-1], 2, x.shape[-1] // 2).movedim(-2, 0)
+        x = parted(x)
     count = len(lowered.features) - (1 if lowered.branch else 0)
     rope = made.spec.position
     if rope is not None and lowered.rotated is not None:
@@ -276,7 +345,11 @@ def _prepared(
         for _ in range(count - 1):
             standing = standing.unsqueeze(-1)
         x = rope.rotate(x, standing, length=places.largest(lowered.rotated[1]))
-    x = flatten_last(x, count)
+    return flatten_last(x, count)
+
+
+def mapped(made: Frame, x: Tensor, safe: bool) -> Tensor:
+    """Turned queries or keys after the feature map of linear weights; as they are for all others."""
     return _mapped(made.spec.weights, x, safe) if isinstance(made.spec.weights, Linear) else x
 
 
@@ -304,13 +377,19 @@ def _checked_map(weights: Linear, x: Tensor) -> Tensor:
     return mapped
 
 
-def _tables(made: Frame, queries: Tensor, precision: torch.dtype, *, safe: bool) -> dict[Captured, Tensor]:
+def _tables(
+    made: Frame, queries: Tensor, precision: torch.dtype, given: Mapping[Captured, Tensor], *, safe: bool
+) -> dict[Captured, Tensor]:
     """The tensors that lookups read: captured ones, on the call's device, and queries multiplied with a table.
 
     A query that holds NaN must not reach the table's gradient, so its products are made apart: always where ``safe``
     asks for it (values cannot be asked for under a transform), else where one was seen.
     """
     tables = {c: c.tensor.to(made.device) if c.movable else c.tensor for c in made.lowered.captured}
+    for opening, tensor in given.items():
+        if tensor.device != made.device:
+            raise _elsewhere(opening, tensor, made.device)
+        tables[opening] = tensor
     for projection in made.lowered.projections:
         table = projection.tensor
         if table.shape[1] != queries.shape[-1]:

@@ -16,20 +16,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..coords import Named
-from ..errors import SpecError
+from ..errors import InternalError, SpecError
 from ..plan import Plan, Request, choose, find, forced, strategy
-from ..spec import DEFAULT_PATTERN, WANTS, Spec, hang
-from ..terms.weights import Linear, Sigmoid
+from ..spec import DEFAULT_PATTERN, Spec, hang
 from ..terms.worded import found
+from . import cached, finite, quick, traced
 from . import dropout as dropping
-from . import finite, quick, traced
 from .bind import Bound, Frame, bind, check_dropout, check_tensors, frame
 from .names import any_named, arranged, named_result, pattern_of
-from .result import Computed, Result
+from .options import check_options, position_kinds, wanted
+from .requests import request_of, result_of
+from .result import Result
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..cache import Cache
     from ..terms.keep import Keep
     from ..terms.position import Rope
     from ..terms.score import ScoreTerm
@@ -38,22 +40,23 @@ if TYPE_CHECKING:
 REMEMBERED = 256
 """How many signatures a spec remembers; the oldest is forgotten first."""
 
-OPTIONS = frozenset({"want", "positions", "align", "dropout", "seed", "sizes"})
-
 
 @dataclass(slots=True)
 class Prepared:
-    """What is remembered for a signature: the frame, and the plan for each forced strategy and finiteness."""
+    """What is remembered for a signature: the frame, the plan for each forced strategy and finiteness, and whether what
+    fills openings needs gradients.
+    """
 
     frame: Frame
     request: Request | None
     plans: dict[tuple[str | None, bool | None], Plan]
+    learns_given: bool = False
 
 
 def attention(
     q: Tensor | Named,
-    k: Tensor | Named,
-    v: Tensor | Named,
+    k: Tensor | Named | None = None,
+    v: Tensor | Named | None = None,
     pattern: str | None = None,
     *,
     position: Rope | None = None,
@@ -66,13 +69,17 @@ def attention(
     dropout: float = 0.0,
     seed: int | None = None,
     sizes: Mapping[str, int] | None = None,
+    cache: Cache | None = None,
+    lengths: Any = None,
+    invariant: bool = False,
 ) -> Any:
     """Attention over named coordinates: the output of ``Spec(pattern, ...)(q, k, v)``.
 
     q, k, v: float tensors with the axes of ``pattern`` (default ``"b h i d, b h j d, b h j e -> b h i e"``, the layout
     of torch's SDPA), or three ``Named`` tensors, whose names then are the pattern. ``position``, ``score``, ``keep``,
-    ``weights``, ``scale`` are the parts of a ``Spec``; ``positions``, ``align``, ``dropout``, ``seed``, ``sizes`` the
-    options of ``Spec.run``. A row that keeps nothing gives exactly 0; zero keys give 0; an empty batch an empty output.
+    ``weights``, ``scale`` are the parts of a ``Spec``; ``positions``, ``align``, ``dropout``, ``seed``, ``sizes``,
+    ``cache``, ``lengths``, ``invariant`` the options of ``Spec.run``; with a cache, k and v are the new tokens, or
+    absent. A row that keeps nothing gives exactly 0; zero keys give 0; an empty batch an empty output.
     Raises the errors of ``qkv.errors``; never falls back silently.
 
     >>> import qkv, torch
@@ -81,6 +88,17 @@ def attention(
     torch.Size([1, 8, 5, 16])
     """
     tensors: tuple[Any, Any, Any] = (q, k, v)
+    if cache is not None or invariant or lengths is not None or k is None or v is None:
+        made = _spec(
+            DEFAULT_PATTERN if pattern is None else pattern,
+            position,
+            tuple(score) if isinstance(score, list) else score,
+            keep,
+            weights,
+            scale,
+        )
+        said = {"positions": positions, "align": align, "dropout": dropout, "seed": seed, "sizes": sizes}
+        return made(q, k, v, **said, cache=cache, lengths=lengths, invariant=invariant)
     if traced.is_tracing():
         terms: tuple[Any, ...] = () if score is None else tuple(score) if isinstance(score, list | tuple) else (score,)
         words = tuple(None if part is None else part.word for part in (position, keep, weights))
@@ -152,27 +170,35 @@ _traced_specs: list[Spec] = []
 class Door:
     """Runs and plans specs."""
 
-    def run(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Result:
-        """The result of one call."""
+    def run(
+        self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any], given: tuple[Tensor, ...] = ()
+    ) -> Result:
+        """The result of one call; ``given`` fills the spec's openings."""
+        if cached.concerns(k, v, options):
+            return cached.run(spec, q, k, v, options)
+        options = cached.without(options)
         if traced.is_tracing() and not any_named(q, k, v):
             return _traced_result(spec, q, k, v, options)
         if any_named(q, k, v):
-            pattern, given, options = arranged(spec, q, k, v, options)
-            result = self.run(spec, given["q"], given["k"], given["v"], options)
+            pattern, laid, options = arranged(spec, q, k, v, options)
+            result = self.run(spec, laid["q"], laid["k"], laid["v"], options)
             sizes = {name: size for tensor in (q, k, v) for name, size in tensor.sizes.items()}
             return named_result(pattern, sizes, result)
         check_tensors(q, k, v)
         if torch.is_autocast_enabled(q.device.type):
             with torch.autocast(q.device.type, enabled=False):  # it would round scores to 16 bits
-                return self.run(spec, q, k, v, options)
-        prepared, plan, bound = _ready(spec, q, k, v, options)
+                return self.run(spec, q, k, v, options, given)
+        prepared, plan, bound = _ready(spec, q, k, v, options, given)
         computed = find(plan.strategy).run(bound)
-        return _result(prepared.frame, bound, computed, plan)
+        return result_of(prepared.frame, bound, computed, plan)
 
     def output(
         self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any], alias: quick.Alias | None = None
     ) -> Any:
         """The output alone of one call; ``alias`` is what it is known by beside its spec."""
+        if cached.concerns(k, v, options):
+            return cached.run(spec, q, k, v, options).output
+        options = cached.without(options)
         if traced.is_tracing():
             return traced.traced(spec.word, spec.learned, q, k, v, options)[0]
         known = None if options else quick.signature((spec,), q, k, v)
@@ -184,10 +210,19 @@ class Door:
         prepared, plan, bound = _ready(spec, q, k, v, options)
         computed = find(plan.strategy).run(bound)
         quick.remember(quick.Alias(known, (spec,)), alias, bound, plan, (q, k, v))
-        return _result(prepared.frame, bound, computed, plan).output
+        return result_of(prepared.frame, bound, computed, plan).output
+
+    def filled(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any], given: tuple[Tensor, ...]) -> Any:
+        """The output alone of one call whose spec has openings, filled in their order."""
+        if traced.is_tracing():
+            return traced.traced(spec.word, list(given), q, k, v, options)[0]
+        return self.run(spec, q, k, v, options, given).output
 
     def plan(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Plan:
         """The plan of one call; nothing is computed."""
+        if cached.concerns(k, v, options):
+            return cached.plan(spec, q, k, v, options)
+        options = cached.without(options)
         if any_named(q, k, v):
             _, given, options = arranged(spec, q, k, v, options)
             q, k, v = given["q"], given["k"], given["v"]
@@ -210,11 +245,11 @@ def _traced_result(spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping
 
 
 def _prepared(
-    spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any]
+    spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any], given: tuple[Tensor, ...] = ()
 ) -> tuple[Prepared, frozenset[str], float]:
     """What is remembered for the call's signature, made when it is new; with the statistics wanted and the dropout."""
-    _check_options(options)
-    want, share = _want(spec, options.get("want", ())), options.get("dropout", 0.0)
+    check_options(options)
+    want, share = wanted(spec, options.get("want", ())), options.get("dropout", 0.0)
     check_dropout(share)
     sizes = options.get("sizes")
     try:
@@ -223,10 +258,11 @@ def _prepared(
             torch.is_grad_enabled(),
             torch.backends.cuda.flash_sdp_enabled(),  # the caller's choice among torch's kernels, on CPUs as well
             q.requires_grad or k.requires_grad or v.requires_grad,
+            any(x.requires_grad for x in given),
             want,
             share > 0,
             options.get("align"),
-            _kinds(options.get("positions")),
+            position_kinds(options.get("positions")),
             None if not sizes else tuple(sorted(sizes.items())),
         )
     except AttributeError:
@@ -235,61 +271,11 @@ def _prepared(
     memory: dict[Any, Prepared] = spec.__dict__.setdefault("_prepared", {})
     found = memory.get(signature)
     if found is None:
-        found = Prepared(frame(spec, q, k, v, sizes), None, {})
+        found = Prepared(frame(spec, q, k, v, sizes), None, {}, any(x.requires_grad for x in given))
         if len(memory) >= REMEMBERED:
             memory.pop(next(iter(memory)), None)
         memory[signature] = found
     return found, want, share
-
-
-_OPTION_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
-    "want": ((str, Iterable), "a name, or several: want=('lse', 'entropy')"),
-    "positions": (Mapping, 'places by coordinate: positions={"i": 5}'),
-    "sizes": (Mapping, 'sizes by coordinate: sizes={"g": 4}'),
-    "seed": (int, "a whole number"),
-    "dropout": ((int, float), "a probability in [0, 1)"),
-    "align": (str, '"start" or "end"'),
-}
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    """``SpecError`` for an option that is not known or of another kind than it must be."""
-    unknown = options.keys() - OPTIONS
-    if unknown:
-        raise SpecError(
-            f"unknown option {', '.join(sorted(unknown))}.\n"
-            f"  Known: {', '.join(sorted(OPTIONS))}. Parts (keep, score, ...) belong to the spec."
-        )
-    for name, value in options.items():
-        kind, instead = _OPTION_KINDS[name]
-        if not isinstance(value, kind) and (value is not None or name == "want"):
-            raise SpecError(f"{name}={value!r:.80} ({type(value).__name__}) is not understood.\n  Give {instead}.")
-        inside = value if name in ("positions", "sizes") and value is not None else ()
-        if not all(isinstance(each, str) for each in inside):
-            raise SpecError(f"{name}={value!r:.80} holds something that is no name.\n  Give {instead}.")
-
-
-def _want(spec: Spec, want: Any) -> frozenset[str]:
-    names: tuple[Any, ...] = (want,) if isinstance(want, str) else tuple(want or ())
-    if not all(isinstance(name, str) for name in names):
-        raise SpecError(f"want={names!r:.80} holds something that is no name.\n  Give {_OPTION_KINDS['want'][1]}.")
-    found = frozenset[str](names)
-    if found - set(WANTS):
-        raise SpecError(f"want={sorted(found - set(WANTS))} is not known.\n  Known: {', '.join(WANTS)}.")
-    lacking = sorted(found & {"lse", "entropy"}) if isinstance(spec.weights, Sigmoid | Linear) else []
-    if lacking:
-        raise SpecError(
-            f"want={lacking}: {spec.weights!r} weights have none.\n"
-            "  Only a softmax divides a row by a sum of exponentials; max_logit, argmax and weights can be wanted."
-        )
-    return found
-
-
-def _kinds(positions: Mapping[str, Any] | None) -> tuple[tuple[str, str], ...] | None:
-    """What of ``positions`` a plan depends on: which coordinates, and whether each is a number or a tensor."""
-    if not positions:
-        return None
-    return tuple((name, type(value).__name__) for name, value in sorted(positions.items()))
 
 
 def _plan(
@@ -306,7 +292,9 @@ def _plan(
     name = forced()
     transformed = any(finite.is_transformed(x) for x in (q, k, v))
     if transformed or prepared.request is None or prepared.request.transformed:
-        prepared.request = _request(prepared.frame, q, k, v, options, want, share, transformed)
+        request = request_of(prepared.frame, q, k, v, options, want, share, transformed)
+        learns = prepared.learns_given and torch.is_grad_enabled()
+        prepared.request = replace(request, captured_grad=True) if learns else request
         prepared.plans.clear()
     plan = prepared.plans.get((name, None))
     if plan is None:
@@ -320,45 +308,12 @@ def _plan(
     return known
 
 
-def _request(
-    made: Frame,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    options: Mapping[str, Any],
-    want: frozenset[str],
-    share: float,
-    transformed: bool,
-) -> Request:
-    lowered = made.lowered
-    return Request(
-        spec=made.spec,
-        lowered=lowered,
-        sizes=tuple(sorted(made.sizes.items())),
-        dtype=str(made.dtype).removeprefix("torch."),
-        device=made.device.type,
-        want=want,
-        requires_grad=torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad),
-        captured_grad=torch.is_grad_enabled() and any(c.tensor.requires_grad for c in lowered.captured),
-        transformed=transformed,
-        relation=_relation(made, options),
-        dropout=share,
-        derivatives=finite.derivatives() if transformed else 0,
-        forward_mode=transformed and finite.is_forward_mode(),
-    )
-
-
-def _relation(made: Frame, options: Mapping[str, Any]) -> str | None:
-    """How queries stand to keys, as far as the signature says."""
-    if not made.lowered.relations:
-        return None
-    if options.get("positions"):
-        return "given"
-    return "equal" if all(made.sizes[q] == made.sizes[k] for q, k in made.lowered.relations) else "offset"
-
-
-def _ready(spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any]) -> tuple[Prepared, Plan, Bound]:
-    prepared, want, share = _prepared(spec, q, k, v, options)
+def _ready(
+    spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any], given: tuple[Tensor, ...] = ()
+) -> tuple[Prepared, Plan, Bound]:
+    if len(given) != len(spec.openings):
+        raise InternalError(f"{len(given)} tensors fill {len(spec.openings)} openings of {spec!r}; please report this")
+    prepared, want, share = _prepared(spec, q, k, v, options, given)
     plan = _plan(prepared, spec, q, k, v, options, want, share)
     seed = options.get("seed")
     chosen = seed if seed is not None else dropping.draw_seed() if share else 0
@@ -373,24 +328,9 @@ def _ready(spec: Spec, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, An
         dropout=share,
         seed=chosen,
         exact=find(plan.strategy).capability.exact,
+        given=dict(zip(spec.openings, given, strict=True)),
     )
     return prepared, plan, bound
-
-
-def _result(made: Frame, bound: Bound, computed: Computed, plan: Plan) -> Result:
-    output = made.output.apply(computed.output.to(made.dtype))
-    stats = {n: _stat(bound, x) for n, x in computed.stats.items()}
-    stats = {n: x if n == "weights" else made.row.apply(x) for n, x in stats.items()}
-    lse = (
-        None
-        if computed.lse is None or "lse" not in bound.want
-        else made.row.apply(computed.lse.to(bound.working_dtype))
-    )
-    return Result(output, lse, stats, plan)
-
-
-def _stat(bound: Bound, x: Tensor) -> Tensor:
-    return x.to(bound.working_dtype) if x.dtype.is_floating_point else x
 
 
 door = Door()

@@ -25,14 +25,30 @@ from .scores import by_row
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..cache import Stored
     from .bind import Bound
+
+LOOKED_AT = 4096
+"""Rows of a cache that are looked at together for NaN and infinity."""
+
+
+def _holds_finite(stored: Stored) -> bool:
+    """Whether every number that is stored is finite; of codes, the scales say it."""
+    if stored.scale is not None and stored.pages is None:
+        return finite.is_finite(stored.scale)
+    parts = range(0, stored.count, LOOKED_AT)
+    return all(finite.is_finite(stored.part(first, min(first + LOOKED_AT, stored.count))) for first in parts)
 
 
 class Chunked:
     """Blocks with online sums and a recomputing backward."""
 
     name = "chunked"
-    capability = Capability(want=frozenset({"lse", "max_logit", "entropy", "argmax"}))
+    capability = Capability(
+        want=frozenset({"lse", "max_logit", "entropy", "argmax"}),
+        reads=frozenset({"ring", "paged", "quantized"}),
+        invariant=True,
+    )
 
     def cost(self, request: Request) -> Cost:
         """Both products in blocks, a dozen passes over each block, and a call into torch for each of those."""
@@ -43,7 +59,9 @@ class Chunked:
     def run(self, bound: Bound) -> Computed:
         """The output and whatever statistics were wanted."""
         weights, dtype = bound.spec.weights, bound.working_dtype
-        bound.finite = finite.is_finite(bound.q, bound.k, bound.v)
+        bound.finite = finite.is_finite(bound.q, *(() if bound.stored else (bound.k, bound.v)))
+        if bound.stored is not None:
+            bound.finite = bound.finite and all(_holds_finite(stored) for stored in bound.stored)
         kind = "sigmoid" if isinstance(weights, Sigmoid) else "plain" if isinstance(weights, Linear) else "softmax"
         job = Job(bound, cut(bound), kind, weights.normalize if isinstance(weights, Linear) else True)
         sink = None if bound.lowered.sink is None else by_row(bound, bound.lowered.sink, dtype)

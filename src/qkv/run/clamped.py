@@ -45,11 +45,11 @@ class Clamped(torch.autograd.Function):
                 mass = query.new_zeros(*query.shape[1:-1], 1)
                 for key_range, partial in job.blocking.key_ranges(number):
                     block = {**ranges, **key_range}
-                    made = piece(job, query, job.keys(k, block), block, partial, job.tables)
+                    made = piece(job, query, job.read(0, k, block), block, partial, job.tables)
                     weights = torch.relu(_difference(made, rows_lse, rows_lam))
                     mass += weights.sum(-1, keepdim=True)
                     weights = weights if made.survive is None else weights * made.survive
-                    summed += product(job, weights, job.keys(v, block), made.keep)
+                    summed += product(job, weights, job.read(1, v, block), made.keep)
                 done = torch.where(mass == 0, 0.0, summed / torch.where(mass == 0, 1.0, mass))
                 for whole, part in ((output, done), (total, mass)):
                     view = job.cut(whole if whole is output else whole.unsqueeze(-1), ranges, names)
@@ -130,8 +130,8 @@ def _rows_backward(
 
     def block_gradient(block: Range, partial: bool) -> tuple[Piece, Tensor, Tensor, Tensor]:
         """A block's scores, both maps, the gradient of the difference, and the weights used on values."""
-        value = job.keys(v, block) if job.bound.finite else finite.clean(job.keys(v, block))
-        made = piece(job, query, job.keys(k, block), block, partial, job.tables)
+        value = job.read(1, v, block) if job.bound.finite else finite.clean(job.read(1, v, block))
+        made = piece(job, query, job.read(0, k, block), block, partial, job.tables)
         shares = _shares(made, lse)
         difference = shares[0] - lam * shares[1]
         incoming = grad @ value.transpose(-1, -2)
@@ -155,7 +155,7 @@ def _rows_backward(
         d_scores = torch.stack([d_first, d_second])
         d_scores = d_scores if made.keep is None else d_scores.masked_fill(~made.keep, 0.0)
         d_raw = through_terms(job, made, d_scores, block, of_tables, rules)
-        key = job.keys(k, block) if job.bound.finite else finite.clean(job.keys(k, block))
+        key = job.read(0, k, block) if job.bound.finite else finite.clean(job.read(0, k, block))
         d_query += d_raw @ key
         if wide[1] is not None:
             add_keys(

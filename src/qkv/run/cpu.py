@@ -48,6 +48,21 @@ def _derivatives(request: Request) -> str | None:
     return "a derivative of a derivative is taken" if request.derivatives > 1 else None
 
 
+def _stored(request: Request) -> str | None:
+    if not request.storage:
+        return None
+    if request.requires_grad or request.captured_grad:
+        return "a gradient is wanted and keys are read where a cache keeps them"
+    if "quantized" not in request.storage:
+        return None
+    if request.dtype == "float64":
+        return "a quantized cache is met by float32 numbers, and q is float64"
+    weights, lowered = request.spec.weights, request.lowered
+    if isinstance(weights, Differential) and lowered.branch is None and request.size(*lowered.features) % 64:
+        return "maps of differential weights are halves of the features, and packed ones come in runs of 32"
+    return None
+
+
 class Cpu:
     """The compiled core."""
 
@@ -57,7 +72,9 @@ class Cpu:
         weights=frozenset({"Softmax", "Sigmoid", "Differential"}),
         want=frozenset({"lse", "max_logit", "entropy", "argmax"}),
         transforms=True,
-        also=(_core, _clamp, _axes, _derivatives),
+        reads=frozenset({"ring", "paged", "quantized"}),
+        invariant=True,
+        also=(_core, _clamp, _axes, _derivatives, _stored),
     )
 
     def cost(self, request: Request) -> Cost:
@@ -76,9 +93,14 @@ class Cpu:
         learns = torch.is_grad_enabled() and any(
             x is not None and x.requires_grad for x in (bound.q, bound.k, bound.v, sink, rows, *tables)
         )
-        dtype = working if bound.q.dtype != bound.v.dtype or isinstance(weights, Differential) else bound.v.dtype
-        written = working if learns or rows is not None else dtype
-        q, k, v = (x.to(dtype).resolve_neg() for x in (bound.q, bound.k, bound.v))
+        differs = bound.k.dtype != bound.v.dtype or (learns and bound.q.dtype != bound.v.dtype)
+        summed = rows is not None or isinstance(weights, Differential)
+        dtype = working if differs or isinstance(weights, Differential) else bound.v.dtype
+        written = working if learns or summed else bound.v.dtype
+        q, k, v = bound.q.resolve_neg(), bound.k, bound.v
+        if bound.stored is None:
+            k, v = (x.to(dtype).resolve_neg() for x in (k, v))
+        q = q.to(dtype if q.dtype == bound.v.dtype or learns else working)
         output, lse, stats = fused(Pass.of(bound, written), q, k, v, sink, rows, tables)
         if isinstance(weights, Differential):
             output = _combined(bound, weights, output)

@@ -17,10 +17,12 @@ import torch
 from ..terms.derivative import lookups_of
 from ..terms.expr import Apply, Captured, Index, Kind, Node, Size, captured_in
 from ..terms.weights import Sigmoid
-from .backward import check_unchanged, no_second_derivative, versions
+from .backward import Seen, check_unchanged, no_second_derivative, versions
+from .finite import is_transformed
 from .recompute import summed_to
 from .scores import outside_error
 from .signature import Shape, address
+from .stored import placed, plain
 from .tile_program import compiled
 
 if TYPE_CHECKING:
@@ -45,14 +47,14 @@ class Pass:
     dtype: torch.dtype
     captured: tuple[Captured, ...]
     statistics: tuple[str, ...]
-    versions: tuple[tuple[Captured, int], ...]
+    versions: Seen
 
     @staticmethod
     def of(bound: Bound, dtype: torch.dtype) -> Pass:
         """The pass of a bound call."""
         captured = captured_by_score(bound)
         stats = tuple(n for n in STATISTICS if n in bound.want)
-        return Pass(bound, dtype, captured, stats, versions(bound.lowered.captured))
+        return Pass(bound, dtype, captured, stats, versions(bound))
 
     def reading(self, tables: Sequence[Tensor]) -> Pass:
         """The pass with these tensors as its captured tables."""
@@ -85,7 +87,11 @@ def fused(
     job: Pass, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, rows: Tensor | None, tables: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
     """Output, lse (None for sigmoid weights) and the wanted statistics, in canonical layout."""
-    found = cast("tuple[Tensor, ...]", _apply(job, q, k, v, sink, rows, *tables))
+    given = [x for x in (q, k, v, sink, rows, *tables) if x is not None]
+    if (torch.is_grad_enabled() and any(x.requires_grad for x in given)) or any(map(is_transformed, given)):
+        found = cast("tuple[Tensor, ...]", _apply(job, q, k, v, sink, rows, *tables))
+    else:  # an autograd function costs more than a short call
+        found = forward(job.reading(tables), Shape.of(job.bound, q, v), q, k, v, sink, rows)
     return found[0], found[1] if job.has_lse else None, dict(zip(job.statistics, found[3:], strict=True))
 
 
@@ -181,8 +187,12 @@ def forward(
 ) -> tuple[Tensor, ...]:
     """Output, lse, normalised sums by row of the value table (empty without one), and statistics."""
     bound = job.bound
-    if shape.num_rows <= FEW_ROWS:  # the same bits, however features lie
-        k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
+    if bound.stored is not None:
+        keys = placed(shape, *bound.stored)
+    else:
+        if shape.num_rows <= FEW_ROWS:  # the same bits, however features lie
+            k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
+        keys = plain(shape, k, v)
     dtype = bound.working_dtype
     by_row = shape.rows
     output = output_like(job, shape, job.dtype)
@@ -191,9 +201,8 @@ def forward(
     num_buckets = 0 if rows is None or shape.is_empty else rows.shape[0]
     buckets = None if rows is None else torch.zeros(*by_row, rows.shape[0], dtype=dtype)
     views = {
+        **keys.views,
         "q": shape.by_row(q, True),
-        "k": shape.by_key(k),
-        "v": shape.by_key(v),
         "out": shape.by_row(output, True),
         "lse": shape.by_row(lse, False),
     }
@@ -204,10 +213,11 @@ def forward(
         views["buckets"] = shape.by_row(buckets, True)
     program, terms = job.terms(shape)
     found = dict(zip(job.statistics, stats, strict=True))
-    outside = shape.signature(bound, q.dtype, num_buckets, views, out=job.dtype).forward(
+    outside = shape.signature(
+        bound, q.dtype, num_buckets, views, key_element=keys.element, placing=keys.placing, out=job.dtype
+    ).forward(
+        **keys.addresses,
         q=q.data_ptr(),
-        k=k.data_ptr(),
-        v=v.data_ptr(),
         out=output.data_ptr(),
         sink=address(sink),
         lse=lse.data_ptr() if job.has_lse else 0,

@@ -17,7 +17,7 @@ from ..plan import Capability, Cost, Request
 from ..plan.cost import price, tensor_bytes
 from ..spec import Lowered, Spec
 from ..terms.weights import Linear
-from .bind import bind, frame
+from .bind import Recurrence, bind, frame
 from .layout import packed
 from .masks import is_plain_causal, key_only
 from .result import Computed
@@ -57,7 +57,13 @@ class LinearStrategy:
     """States instead of scores."""
 
     name = "linear"
-    capability = Capability(weights=frozenset({"Linear"}), dropout=False, leaks_dropped=True, also=(_mask,))
+    capability = Capability(
+        weights=frozenset({"Linear"}),
+        dropout=False,
+        leaks_dropped=True,
+        reads=frozenset({"recurrent"}),
+        also=(_mask,),
+    )
 
     def cost(self, request: Request) -> Cost:
         """A state of feature size x value size, updated by every key and read by every row."""
@@ -76,6 +82,8 @@ class LinearStrategy:
         q, k, v = (packed(x.to(dtype)) for x in (bound.q, bound.k, bound.v))
         shared, rows, keys = len(lowered.shared), len(lowered.query_order), len(lowered.key)
         keep = lowered.keep
+        if bound.recurrence is not None and (keep is None or k.shape[shared] == 0):
+            return Computed(_read(bound, bound.recurrence, q, k, v, normalize=weights.normalize))
         if keep is None or key_only(keep, lowered):
             k, v = _flat(k, shared, keys), _flat(v, shared, keys)
             if keep is not None:
@@ -87,8 +95,24 @@ class LinearStrategy:
         q = q.movedim(sequence, -2)  # [shared..., groups..., query, feature]
         for _ in range(rows - 1):
             k, v = k.unsqueeze(shared), v.unsqueeze(shared)
-        output = _causal(q, k, v, decay, normalize=weights.normalize)
+        output, *sums = _causal(q, k, v, decay, bound.recurrence, normalize=weights.normalize)
+        if bound.recurrence is not None:
+            bound.recurrence.memory, bound.recurrence.total = sums
         return Computed(output.movedim(-2, sequence))
+
+
+def _read(bound: Bound, recurrence: Recurrence, q: Tensor, k: Tensor, v: Tensor, *, normalize: bool) -> Tensor:
+    """Every query reads one state: that before, with the new keys in it."""
+    shared, rows = len(bound.lowered.shared), len(bound.lowered.query_order)
+    memory, total = k.transpose(-1, -2) @ v, k.sum(-2).unsqueeze(-1)
+    for _ in range(rows - 1):
+        memory, total = memory.unsqueeze(shared), total.unsqueeze(shared)
+    if recurrence.memory is not None and recurrence.total is not None:
+        memory, total = memory + recurrence.memory, total + recurrence.total
+    recurrence.memory, recurrence.total = memory, total
+    sequence = shared + (_sequence(bound.lowered) or 0)
+    queries = q.movedim(sequence, -2)
+    return _divided(queries @ memory, queries @ total, normalize).movedim(-2, sequence)
 
 
 def _flat(x: Tensor, shared: int, count: int) -> Tensor:
@@ -132,13 +156,18 @@ def _decay(bound: Bound, sequence: int) -> Tensor | None:
     return None if node is None else by_row(bound, node, bound.working_dtype).squeeze(sequence)[..., None, None]
 
 
-def _causal(q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, *, normalize: bool) -> Tensor:
+def _causal(
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, before: Recurrence | None, *, normalize: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Chunks of ``CHUNK`` positions ``[..., position, feature]``: products inside a chunk, and the state of the chunks
-    before.
+    before; with the sums after the last one.
     """
-    lead = q.shape[:-2]
+    # a state that is kept has groups only where they fade at rates of their own
+    lead = q.shape[:-2] if before is None or decay is not None else k.shape[:-2]
     state = q.new_zeros(*lead, k.shape[-1], v.shape[-1])
     total = q.new_zeros(*lead, k.shape[-1], 1)
+    if before is not None and before.memory is not None and before.total is not None:
+        state, total = before.memory, before.total
     outputs: list[Tensor] = []
     for start in range(0, q.shape[-2], CHUNK):
         queries, keys, values = (x[..., start : start + CHUNK, :] for x in (q, k, v))
@@ -156,7 +185,7 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, *, normalize:
         kept_state, kept_total = (state, total) if decay is None else (state * decay**length, total * decay**length)
         state = kept_state + fading.transpose(-1, -2) @ values
         total = kept_total + fading.sum(-2).unsqueeze(-1)
-    return torch.cat(outputs, dim=-2) if outputs else q @ state
+    return torch.cat(outputs, dim=-2) if outputs else q @ state, state, total
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from ..errors import InternalError
 from ..terms.expr import Captured, Kind, captured_in
 from ..terms.weights import Sigmoid
 from . import dropout, finite
-from .backward import check_unchanged, recomputing, versions
+from .backward import Seen, check_unchanged, recomputing, versions
 from .layout import packed
 from .scores import changed, kept, rows_read
 
@@ -45,13 +45,13 @@ class Job:
     captured: tuple[Captured, ...] = ()
     statistics: tuple[str, ...] = ()
     tables: dict[Captured, Tensor] = field(default_factory=dict[Captured, "Tensor"])
-    versions: tuple[tuple[Captured, int], ...] = ()
+    versions: Seen = ()
 
     def __post_init__(self) -> None:
         node = self.bound.lowered.score
         self.captured = () if node is None else tuple(c for c in captured_in(node) if c.kind is Kind.FLOAT)
         self.statistics = tuple(n for n in ("max_logit", "entropy", "argmax") if n in self.bound.want)
-        self.versions = versions(self.bound.lowered.captured)
+        self.versions = versions(self.bound)
 
     @property
     def branches(self) -> int:
@@ -80,6 +80,17 @@ class Job:
         """A block of keys ``[branch..., shared..., keys, last]`` of a tensor over shared, key and one more axis."""
         shared, count = len(self.bound.lowered.shared), len(self.bound.lowered.key)
         return self.flat(self.cut(x, ranges, (*self.bound.lowered.shared, *self.bound.lowered.key)), shared, count)
+
+    def read(self, which: int, x: Tensor, ranges: Range) -> Tensor:
+        """A block of keys (0) or values (1) as ``keys`` makes it, from ``x`` or from where a cache stores them."""
+        if self.bound.stored is None:
+            return self.keys(x, ranges)
+        stored, lowered = self.bound.stored[which], self.bound.lowered
+        name = self.blocking.shared
+        within = None if name is None or name not in ranges else (lowered.shared.index(name), *ranges[name])
+        first, last = ranges.get(lowered.key[0], (0, stored.count))
+        rows = self.bound.split(which, stored.part(first, last, within)).to(self.bound.working_dtype)
+        return self.flat(rows, len(lowered.shared), 1)
 
     def cut(self, x: Tensor, ranges: Range, names: tuple[str, ...]) -> Tensor:
         """The part of ``x`` within ``ranges``; ``names`` are its axes but for leading branches and the last one."""
@@ -260,8 +271,8 @@ def accumulate(
     )
     for key_range, partial in job.blocking.key_ranges(number):
         block = {**ranges, **key_range}
-        values = job.keys(v, block)
-        fold(job, sums, piece(job, query, job.keys(k, block), block, partial, job.tables), values, block)
+        values = job.read(1, v, block)
+        fold(job, sums, piece(job, query, job.read(0, k, block), block, partial, job.tables), values, block)
     return sums
 
 

@@ -153,7 +153,7 @@ def resolve(
                 f'positions: "{name}" is not a coordinate of the scores.\n    scores have: {" ".join(names)}\n'
                 "  Name the query or the key coordinate."
             )
-        places[name] = _place(name, value, names, sizes, device)
+        places[name] = place_of(name, value, names, sizes, device)
     for query, key in sorted(lowered.relations):
         at = places.get(query)
         # components of a rotation say nothing of the order in which masks and distances compare
@@ -196,7 +196,7 @@ def _written_out(axis: Axis, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(n for n in names if n.rsplit(".", 1)[0] == axis.names[0].removeprefix("..") and "." in n)
 
 
-def _place(name: str, value: Any, names: tuple[str, ...], sizes: Mapping[str, int], device: torch.device) -> Place:
+def place_of(name: str, value: Any, names: tuple[str, ...], sizes: Mapping[str, int], device: torch.device) -> Place:
     """One entry of ``positions=``, checked."""
     if isinstance(value, int) and not isinstance(value, bool):
         return Place(offset=value)

@@ -101,7 +101,7 @@ def _rows_backward(
     d_query = torch.zeros_like(query)
     for key_range, partial in job.blocking.key_ranges(number):
         block = {**ranges, **key_range}
-        key, value = job.keys(k, block), job.keys(v, block)
+        key, value = job.read(0, k, block), job.read(1, v, block)
         if not job.bound.finite:
             value = finite.clean(value)
         made = piece(job, query, key, block, partial, job.tables)

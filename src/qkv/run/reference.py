@@ -32,6 +32,8 @@ class Reference:
         second_backward=True,
         transforms=True,
         exact=True,
+        reads=frozenset({"ring", "paged", "quantized"}),
+        invariant=True,
     )
 
     def cost(self, request: Request) -> Cost:
@@ -46,7 +48,9 @@ class Reference:
         rows = len(lowered.shared) + len(lowered.query_order)
         # packed: the order of sums in a matrix product follows from strides and alignment
         packed = torch.contiguous_format
-        q, k, v = (x.to(torch.float64).clone(memory_format=packed) for x in (bound.q, bound.k, bound.v))
+        q, k, v = (
+            x.to(torch.float64).clone(memory_format=packed) for x in (bound.q, bound.operand(0), bound.operand(1))
+        )
         q = _flat(q, q.dim() - 1 - len(lowered.query_order))
         k = _flat(k, k.dim() - 1 - len(lowered.key))
         v = _flat(v, v.dim() - 1 - len(lowered.key))

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 ELEMENTS = ("float64", "float32", "bfloat16", "float16")
 """The types of elements in the order of csrc/elements.h."""
 
+CODES = {8: 4, 4: 5}
+"""The numbers there of codes, by their bits."""
+
 MOST_AXES = 8
 """Shared, row and key axes that the core takes, of each (csrc/attention.h)."""
 
@@ -106,11 +109,13 @@ class Shape:
         num_buckets: int,
         views: dict[str, Strides],
         *,
+        key_element: int = -1,
+        placing: dict[str, list[int]] | None = None,
         out: torch.dtype | None = None,
         grad: torch.dtype | None = None,
     ) -> Attention:
         """The core's object for calls of this signature; ``out`` and ``grad`` are the types of the output and of its
-        gradient where they are not ``dtype``.
+        gradient where they are not ``dtype``, the queries'. ``key_element`` and ``placing`` are of ``stored.Placed``.
         """
         weights = bound.spec.weights
         steps, step = [0] * len(self.query_order), 1
@@ -119,6 +124,8 @@ class Shape:
             step *= self.query_order[n]
         return loaded().Attention(
             element=element_of(dtype),
+            key_element=key_element,
+            placing=placing or {},
             out_element=-1 if out is None else element_of(out),
             grad_element=-1 if grad is None else element_of(grad),
             shared=[*self.lead, *self.shared],

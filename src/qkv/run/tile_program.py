@@ -22,6 +22,7 @@ from ..terms.expr import (
     Kind,
     Lookup,
     Node,
+    Opening,
     Position,
     Score,
     Size,
@@ -88,8 +89,8 @@ class Compiled:
         wide = str(bound.working_dtype) == "torch.float64"
         known = bound.places.places
         offsets = tuple(known[name].offset if name in known else 0 for name in self.names)
-        alive = [_readable(bound.tables.get(table, table.tensor)) for table in self.tables]
-        tables = [_described(x, table in self.learnt) for x, table in zip(alive, self.tables, strict=True)]
+        alive = [readable(bound.tables.get(table, table.tensor)) for table in self.tables]
+        tables = [described(x, table in self.learnt) for x, table in zip(alive, self.tables, strict=True)]
         if not self.shareable:
             return self._bound(bound, order, offsets, wide, alive, tables)
         places = tuple((address, tuple(shape), tuple(strides)) for address, _, shape, strides, _ in tables)
@@ -105,7 +106,7 @@ class Compiled:
     def shareable(self) -> bool:
         """Whether no values of a caller's tensors are read when a call is bound, and none of its own are held."""
         own = all(table.movable for table in self.learnt)
-        return own and not self.given and not any(isinstance(table, Projection) for table in self.tables)
+        return own and not self.given and not any(isinstance(table, Projection | Opening) for table in self.tables)
 
     def _bound(
         self,
@@ -116,20 +117,30 @@ class Compiled:
         alive: list[Tensor],
         tables: list[FlatTable],
     ) -> Terms:
+        coordinates = self._placed(bound, order, offsets)
+        for name, axes in self.given:
+            place = bound.places.places[name].given
+            if place is None:
+                raise InternalError(f'"{name}" has no position tensor in this call; please report this')
+            alive.append(_along(place, axes, bound.places.names))
+            tables.append(described(alive[-1], True))
+        return self.graph.bind(coordinates, tables, wide, alive)
+
+    def coordinates(self, bound: Bound, order: tuple[str, ...]) -> list[tuple[int, int, int, int]]:
+        """Each coordinate of a call as the core is told it: role, size, step in the flat index, first position."""
+        known = bound.places.places
+        return self._placed(bound, order, tuple(known[n].offset if n in known else 0 for n in self.names))
+
+    def _placed(
+        self, bound: Bound, order: tuple[str, ...], offsets: tuple[int, ...]
+    ) -> list[tuple[int, int, int, int]]:
         sizes, steps = bound.frame.sizes, dict[str, tuple[int, int]]()
         for role, group in enumerate((bound.lowered.shared, order, bound.lowered.key)):
             step = 1
             for name in reversed(group):
                 steps[name] = (role, step)
                 step *= sizes[name]
-        coordinates = [(steps[n][0], sizes[n], steps[n][1], at) for n, at in zip(self.names, offsets, strict=True)]
-        for name, axes in self.given:
-            place = bound.places.places[name].given
-            if place is None:
-                raise InternalError(f'"{name}" has no position tensor in this call; please report this')
-            alive.append(_along(place, axes, bound.places.names))
-            tables.append(_described(alive[-1], True))
-        return self.graph.bind(coordinates, tables, wide, alive)
+        return [(steps[n][0], sizes[n], steps[n][1], at) for n, at in zip(self.names, offsets, strict=True)]
 
 
 def compiled(bound: Bound, gradients: Iterable[Captured] | None = None) -> Compiled:
@@ -166,7 +177,7 @@ def _along(given: Tensor, axes: tuple[str, ...], names: tuple[str, ...]) -> Tens
     return given
 
 
-def _readable(tensor: Tensor) -> Tensor:
+def readable(tensor: Tensor) -> Tensor:
     """The tensor, with elements that the core knows."""
     name = str(tensor.dtype).removeprefix("torch.")
     if name in _ELEMENTS:
@@ -174,7 +185,7 @@ def _readable(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype.is_floating_point else tensor.long()
 
 
-def _described(tensor: Tensor, learn: bool) -> FlatTable:
+def described(tensor: Tensor, learn: bool) -> FlatTable:
     """Address, elements, sizes and strides, and whether bounds of the values may be learnt."""
     if tensor.device.type != "cpu":
         raise InternalError(f"a table on {tensor.device} was given to the core; please report this")

@@ -126,7 +126,13 @@ def traced(
 
 
 def _run(
-    q: Tensor, k: Tensor, v: Tensor, places: Sequence[Tensor], seed: Tensor | None, word: str
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    learned: Sequence[Tensor],
+    places: Sequence[Tensor],
+    seed: Tensor | None,
+    word: str,
 ) -> list[Tensor | None]:
     call = call_of(word)
     if not _doors:
@@ -139,7 +145,8 @@ def _run(
         options["positions"] = {**(options.get("positions") or {}), **named}
     if seed is not None:
         options["seed"] = int(seed)
-    result: Result = _doors[0].run(call.spec, q, k, v, {**options, "want": call.want})
+    given = tuple(learned) if call.spec.openings else ()
+    result: Result = _doors[0].run(call.spec, q, k, v, {**options, "want": call.want}, given)
     return [result.output, *(result.lse if name == "lse" else result.stats[name] for name in call.want)]
 
 
@@ -153,9 +160,11 @@ def attention(
     seed: Tensor | None,
     call: str,
 ) -> list[Tensor]:
-    """One call. ``learned`` are the captured tensors that need gradients, which the spec holds as well."""
+    """One call. ``learned`` are the captured tensors that need gradients, which the spec holds as well; where it has
+    openings, what fills them.
+    """
     with torch.no_grad():
-        results = _run(q, k, v, places, seed, call)
+        results = _run(q, k, v, learned, places, seed, call)
     return [x.contiguous() for x in results if x is not None]
 
 
@@ -204,14 +213,19 @@ def attention_backward(
     with everything, torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in (q, k, v)]
         made = call_of(call)
-        results = _run(leaves[0], leaves[1], leaves[2], places, seed, call)
+        given = [x.detach() for x in learned] if made.spec.openings else []
+        floats = [x.requires_grad_() for x in given if x.dtype.is_floating_point]
+        results = _run(leaves[0], leaves[1], leaves[2], given, places, seed, call)
         outputs, grads = [results[0]], [grad]
         if grad_lse is not None:
             outputs.append(results[1 + made.want.index("lse")])
             grads.append(grad_lse)
-        inputs = [*leaves, *made.spec.learned]
+        inputs = [*leaves, *made.spec.learned, *floats]
         slopes: Any = torch.autograd.grad(outputs, inputs, grads, allow_unused=True, materialize_grads=True)  # pyright: ignore
     each: list[Tensor] = list(slopes)  # pyright: ignore[reportUnknownArgumentType]
+    for at, x in enumerate(given):
+        if not x.dtype.is_floating_point:
+            each.insert(3 + at, torch.zeros_like(x))
     return [x.contiguous() for x in each]
 
 
@@ -249,7 +263,8 @@ def _derive(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
     dq, dk, dv, *d_learned = torch.ops.qkv.attention_backward(
         grad, grad_lse, q, k, v, learned, places, rest[-1], ctx.call
     )
-    return (dq, dk, dv, d_learned, [None] * len(places), None, None)
+    slopes = [d if x.dtype.is_floating_point else None for d, x in zip(d_learned, learned, strict=True)]
+    return (dq, dk, dv, slopes, [None] * len(places), None, None)
 
 
 attention.register_autograd(_derive, setup_context=_keep)

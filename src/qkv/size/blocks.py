@@ -15,7 +15,15 @@ from .kinds import Shape
 from .layer import Kind, Layer
 from .reader import Reader
 
-_HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads", "num_query_heads", "decoder_attention_heads")
+_HEADS = (
+    "num_attention_heads",
+    "n_head",
+    "num_heads",
+    "n_heads",
+    "num_query_heads",
+    "decoder_attention_heads",
+    "attention_heads",
+)
 _KV_HEADS = (
     "num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num", "num_query_groups",
     "num_key_value_heads_per_layer", "n_kv_heads",
@@ -45,7 +53,7 @@ def build(reader: Reader, family: Family, shapes: list[Shape], width: int) -> li
             made.append(replace(like, kind=Kind.LATENT, number=number))
         else:
             made.append(replace(like, kind=kind, number=number, span=span))
-    return _shared(reader, made)
+    return _indexers(reader, _shared(reader, made))
 
 
 def _attention(reader: Reader, family: Family, num_layers: int, width: int) -> list[Layer]:
@@ -75,7 +83,14 @@ def _attention(reader: Reader, family: Family, num_layers: int, width: int) -> l
                 "  Correct num_key_value_heads."
             )
     return [
-        Layer(Kind.FULL, num_heads=many, num_kv_heads=few, key_size=key, value_size=value)
+        Layer(
+            Kind.FULL,
+            num_heads=many,
+            num_kv_heads=few,
+            key_size=key,
+            value_size=value,
+            gate_size=value if family.gated else 0,
+        )
         for many, few in zip(heads, kv_heads, strict=True)
     ]
 
@@ -155,10 +170,36 @@ def _shared(reader: Reader, layers: list[Layer]) -> list[Layer]:
     return made
 
 
+def _indexers(reader: Reader, layers: list[Layer]) -> list[Layer]:
+    """GLM sparse attention: a ``shared`` layer takes the choice of the last one that has an indexer."""
+    if not any(layer.index_heads for layer in layers):
+        return layers
+    modes = reader.items("indexer_types")
+    pattern = reader.get("index_topk_pattern")
+    if modes is None and pattern is not None:
+        letters: list[object] = (
+            list(cast("str | list[object]", pattern[1])) if isinstance(pattern[1], str | list) else []
+        )
+        modes = ["shared" if letter in ("S", "shared") else "full" for letter in letters]
+    if modes is None:
+        period, first = reader.whole("index_topk_freq") or 1, reader.whole("index_skip_topk_offset", least=0)
+        skip = 2 if first is None else first
+        modes = ["full" if max(n - skip + 1, 0) % period == 0 else "shared" for n in range(len(layers))]
+    if len(modes) != len(layers) or not set(map(str, modes)) <= {"full", "shared"}:
+        raise reader.odd("indexer_types", modes, f"full or shared for each of {len(layers)} layers")
+    return [
+        replace(layer, index_size=0, index_heads=0) if mode == "shared" else layer
+        for layer, mode in zip(layers, modes, strict=True)
+    ]
+
+
 def _state(reader: Reader, family: Family, width: int) -> Layer:
     """The recurrent layer of the family; its formulas stand beside the class in transformers that has them."""
     if family.recurrent is None:
-        raise reader.missing("the size of its states", "a known model_type")
+        raise ModelError(
+            f"{reader.where} has layers with a state, and no rule says what the state of "
+            f"{reader.used.get('model_type') or 'a model without model_type'} is.\n  Its size is not settled here."
+        )
     return _STATES[family.recurrent](reader, width)
 
 
@@ -169,7 +210,24 @@ def _mamba(reader: Reader, width: int) -> Layer:
         inner = width * reader.need("mamba_expand", "expand", what="its inner width")
     size = reader.need("mamba_d_state", "state_size", what="the size of its state")
     taps = reader.need("mamba_d_conv", "conv_kernel", what="its convolution")
-    return Layer(Kind.STATE, state_size=inner * size, conv_channels=inner, conv_kernel=taps, state_heads=inner)
+    rank = _time_rank(reader, width)
+    maps = (
+        ("input", width, 2 * inner), ("state maps", inner, rank + 2 * size), ("time step", rank, inner),
+        ("output", inner, width),
+    )  # fmt: skip
+    return Layer(
+        Kind.STATE, state_size=inner * size, conv_channels=inner, conv_kernel=taps, state_heads=inner, maps=maps
+    )
+
+
+def _time_rank(reader: Reader, width: int) -> int:
+    """The rank of Mamba's time steps: a number, or ``auto``, a sixteenth of the width."""
+    found = reader.get("mamba_dt_rank", "time_step_rank")
+    if found is not None and found[1] != "auto":
+        return reader.checked(found[0], found[1], 1)
+    if found is None:
+        reader.note("time_step_rank is not in the config: auto, the default of its class")
+    return -(-width // 16)
 
 
 def _mamba2(reader: Reader, width: int) -> Layer:
@@ -184,10 +242,14 @@ def _mamba2(reader: Reader, width: int) -> Layer:
     state = reader.need("mamba_d_state", "ssm_state_size", "state_size", what="the size of its state")
     groups = reader.need("mamba_n_groups", "n_groups", what="the groups of B and C")
     taps = reader.need("mamba_d_conv", "conv_kernel", what="its convolution")
+    inner, convolved = heads * size, heads * size + 2 * groups * state
+    maps = (
+        ("input", width, inner + convolved + heads),
+        ("output", inner, width),
+    )  # gate, what is convolved, time steps
     return Layer(
-        Kind.STATE, state_size=heads * size * state, conv_channels=heads * size + 2 * groups * state,
-        conv_kernel=taps, state_heads=heads,
-    )  # fmt: skip
+        Kind.STATE, state_size=inner * state, conv_channels=convolved, conv_kernel=taps, state_heads=heads, maps=maps
+    )
 
 
 def _delta(reader: Reader, width: int) -> Layer:
@@ -197,41 +259,69 @@ def _delta(reader: Reader, width: int) -> Layer:
     key = reader.need("linear_key_head_dim", what="the key features of its states")
     value = reader.need("linear_value_head_dim", what="the value features of its states")
     taps = reader.need("linear_conv_kernel_dim", what="its convolution")
+    convolved, inner = 2 * keys * key + values * value, values * value
+    maps = (
+        ("query, key and value", width, convolved), ("gate", width, inner), ("decay and step", width, 2 * values),
+        ("output", inner, width),
+    )  # fmt: skip
     return Layer(
-        Kind.STATE, state_size=values * key * value, conv_channels=2 * keys * key + values * value,
-        conv_kernel=taps, state_heads=values,
+        Kind.STATE, state_size=values * key * value, conv_channels=convolved, conv_kernel=taps, state_heads=values,
+        maps=maps,
     )  # fmt: skip
 
 
 def _kimi(reader: Reader, width: int) -> Layer:
     """Kimi Linear (arXiv 2510.26692): a matrix for each head; queries, keys and values are convolved."""
-    table = cast("dict[str, Any]", reader.config.get("linear_attn_config") or {})
-    inner = Reader(table, f"linear_attn_config of {reader.where}")
-    heads = inner.need("num_heads", what="the heads of its states")
-    size = inner.need("head_dim", what="the features of its states")
-    taps = inner.need("short_conv_kernel_size", what="its convolution")
+    table = reader.config.get("linear_attn_config")  # of the published repositories; transformers has keys of its own
+    inner = reader
+    if isinstance(table, dict):
+        inner = Reader(cast("dict[str, Any]", table), f"linear_attn_config of {reader.where}")
+    heads = inner.need("linear_num_heads", "num_heads", what="the heads of its states")
+    size = inner.need("linear_head_dim", "head_dim", what="the features of its states")
+    taps = inner.need("linear_conv_kernel_dim", "short_conv_kernel_size", what="its convolution")
+    all_heads = heads * size
+    maps = (
+        ("query, key and value", width, 3 * all_heads), ("decay down", width, size), ("decay up", size, all_heads),
+        ("step", width, heads), ("gate down", width, size), ("gate up", size, all_heads), ("output", all_heads, width),
+    )  # fmt: skip
     return Layer(
-        Kind.STATE, state_size=heads * size * size, conv_channels=3 * heads * size, conv_kernel=taps, state_heads=heads
-    )
+        Kind.STATE, state_size=all_heads * size, conv_channels=3 * all_heads, conv_kernel=taps, state_heads=heads,
+        maps=maps,
+    )  # fmt: skip
 
 
 def _lightning(reader: Reader, width: int) -> Layer:
     """MiniMax-01 (arXiv 2501.08313): linear attention, a matrix for each head."""
     heads = reader.need(*_HEADS, what="its number of heads")
     size = reader.whole("head_dim") or width // heads
-    return Layer(Kind.STATE, state_size=heads * size * size, state_heads=heads)
+    inner = heads * size
+    maps = (("query, key and value", width, 3 * inner), ("gate", width, inner), ("output", inner, width))
+    return Layer(Kind.STATE, state_size=inner * size, state_heads=heads, maps=maps)
 
 
 def _rg_lru(reader: Reader, width: int) -> Layer:
     """De et al. 2024, Griffin (arXiv 2402.19427): one number for each channel, after a short convolution."""
     inner = reader.whole("lru_width") or width
     taps = reader.need("conv1d_width", what="its convolution")
-    return Layer(Kind.STATE, state_size=inner, conv_channels=inner, conv_kernel=taps, state_heads=inner)
+    heads = reader.need(*_HEADS, what="the blocks of its gates")
+    maps = (
+        ("input", width, 2 * inner), ("gates", inner // heads, 2 * inner), ("output", inner, width),
+    )  # fmt: skip
+    return Layer(Kind.STATE, state_size=inner, conv_channels=inner, conv_kernel=taps, state_heads=inner, maps=maps)
 
 
 def _conv(reader: Reader, width: int) -> Layer:
     """LFM2: a gated short convolution over the width of the model, and no recurrent state."""
-    return Layer(Kind.STATE, conv_channels=width, conv_kernel=reader.need("conv_L_cache", what="its convolution"))
+    taps = reader.need("conv_L_cache", what="its convolution")
+    maps = (("input", width, 3 * width), ("output", width, width))
+    return Layer(Kind.STATE, conv_channels=width, conv_kernel=taps, maps=maps)
+
+
+def _rwkv(reader: Reader, width: int) -> Layer:
+    """Peng et al. 2023, RWKV (arXiv 2305.13048): three numbers a channel, and the two inputs that are shifted."""
+    inner = reader.whole("attention_hidden_size") or width
+    maps = (("receptance, key and value", width, 3 * inner), ("output", inner, width))
+    return Layer(Kind.STATE, state_size=3 * inner + 2 * width, state_heads=1, maps=maps)
 
 
 _STATES = {
@@ -242,4 +332,5 @@ _STATES = {
     Recurrent.LIGHTNING: _lightning,
     Recurrent.RG_LRU: _rg_lru,
     Recurrent.CONV: _conv,
+    Recurrent.RWKV: _rwkv,
 }

@@ -109,7 +109,7 @@ def cache_size(
     1073741824
     """
     chosen = to_policy(policy)
-    tokens = to_count(context, "context", least=0)
+    tokens = to_count(context, "context")
     number, parallel = to_count(batch, "batch"), to_count(tensor_parallel, "tensor_parallel")
     ask = make_ask(model, tokens, number, dtype, state_dtype, parallel, to_count(source, "source", least=0))
     chosen.check(model.layers, ask)

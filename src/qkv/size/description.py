@@ -14,7 +14,16 @@ from typing import Any, cast
 from .. import limits
 from ..errors import LimitError, ModelError
 from .blocks import build, hidden_size
-from .families import FAMILIES, NESTED, NOT_UNDERSTOOD, TYPES_OF_NESTED, UNKNOWN, Family
+from .families import (
+    FAMILIES,
+    NESTED,
+    NOT_UNDERSTOOD,
+    ONLY_OF_KNOWN,
+    ONLY_OF_KNOWN_PREFIXES,
+    TYPES_OF_NESTED,
+    UNKNOWN,
+    Family,
+)
 from .files import Source, read_config
 from .kinds import layer_kinds
 from .layer import Kind, Layer
@@ -83,6 +92,7 @@ def _read(config: Config, where: str, name: str | None) -> Model:
                 "  Its size is not settled here."
             )
     if not family.known:
+        _only_of_known(inner, place, family_name)
         reader.note(f"model_type {family_name or '(none)'} is not known: only what the config says itself is read")
     width = hidden_size(reader)
     layers = _encoder_decoder(reader, family, width) if family.encoder_decoder else _decoder(reader, family, width)
@@ -90,6 +100,18 @@ def _read(config: Config, where: str, name: str | None) -> Model:
     title = name or _text(config, "_name_or_path") or family_name or "model"
     used = tuple(reader.used.items())
     return Model(title, family_name, tuple(layers), width, context, used, tuple(reader.notes))
+
+
+def _only_of_known(config: Config, where: str, family_name: str) -> None:
+    """Refuses a class without a rule whose config has a key that only its class explains."""
+    for key, value in config.items():
+        if value in (None, False, [], {}, 0):
+            continue
+        if key in ONLY_OF_KNOWN or key.startswith(ONLY_OF_KNOWN_PREFIXES):
+            raise ModelError(
+                f"{where} has {key[:40]}, and no rule says what {family_name or 'a model without model_type'} does with"
+                " it.\n  Its size is not settled here."
+            )
 
 
 def _text(config: Config, key: str) -> str:
@@ -109,14 +131,15 @@ def _language_model(config: Config, where: str) -> tuple[Config, str]:
 
 
 def _count(reader: Reader, *names: str) -> int:
-    number = reader.need(*names, what="its number of layers", least=0)
+    kinds = reader.items("layers_block_type") if reader.whole(*names, least=0) is None else None
+    number = reader.need(*names, what="its number of layers", least=0) if kinds is None else len(kinds)
     if number > limits.MODEL_LAYERS:
         raise LimitError(f"{reader.where} has {number:,} layers, and at most {limits.MODEL_LAYERS:,} are read.")
     return number
 
 
 def _decoder(reader: Reader, family: Family, width: int) -> list[Layer]:
-    num_layers = _count(reader, *_LAYERS)
+    num_layers = _count(reader, *_LAYERS) * family.attentions
     layers = build(reader, family, layer_kinds(reader, family, num_layers), width)
     crossed = reader.items("cross_attention_layers")  # Llama 3.2 Vision: these layers read the image instead
     if crossed:

@@ -46,6 +46,7 @@ class Recurrent(StrEnum):
     LIGHTNING = "lightning attention"
     RG_LRU = "RG-LRU"
     CONV = "short convolution"
+    RWKV = "RWKV-4"
 
 
 class Heads(StrEnum):
@@ -67,6 +68,10 @@ class Family:
     recurrent: Recurrent | None = None
     every: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    attentions: int = 1
+    """Attentions in each of the layers that the config counts."""
+    gated: bool = False
+    """Whether a gate of the queries' size stands on the result of its full attention."""
     encoder: bool = False
     encoder_decoder: bool = False
     known: bool = True
@@ -114,7 +119,11 @@ FAMILIES: dict[str, Family] = {
     "mamba2": Family(recurrent=Recurrent.MAMBA2, every=True),
     "jamba": Family(recurrent=Recurrent.MAMBA),
     **dict.fromkeys(("bamba", "granitemoehybrid", "nemotron_h"), _MAMBA_HYBRID),
-    "qwen3_next": Family(recurrent=Recurrent.DELTA),
+    **dict.fromkeys(
+        ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), Family(recurrent=Recurrent.DELTA, gated=True)
+    ),
+    "longcat_flash": Family(attentions=2),
+    "rwkv": Family(recurrent=Recurrent.RWKV, every=True),
     "kimi_linear": Family(recurrent=Recurrent.KIMI_DELTA),
     "minimax": Family(recurrent=Recurrent.LIGHTNING),
     "minimax_text_01": Family(recurrent=Recurrent.LIGHTNING),
@@ -137,6 +146,8 @@ TYPES_OF_NESTED = {
     "gemma3n": "gemma3n_text",
     "llama4": "llama4_text",
     "mllama": "mllama_text_model",
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
 }
 """The model type of a nested configuration that does not say its own."""
 
@@ -145,3 +156,11 @@ NOT_UNDERSTOOD = (
     "cache_compression", "kv_compression_ratio", "compress_ratios",
 )  # fmt: skip
 """Keys that change what is kept, in ways that are not modelled: a config with one of them is not settled."""
+
+ONLY_OF_KNOWN = (
+    "is_encoder_decoder", "indexer_types", "kv_source_layers", "num_attention_heads_per_layer", "sliding_windows",
+    "num_sliding_attention_heads", "index_block_size", "index_topk_blocks", "keep_window_size",
+)  # fmt: skip
+ONLY_OF_KNOWN_PREFIXES = ("mamba_", "ssm_", "cross_", "swa_", "linear_", "conv_L")
+"""Keys of states, cross-attention, indexers and heads by layer: what they do is settled by the class alone, so that a
+class without a rule that has one of them is not read."""

@@ -45,7 +45,8 @@ class Fit:
     @property
     def exceeds_model(self) -> bool:
         """Whether the context found is beyond the positions that the model's config names."""
-        return self.searched == "context" and 0 < self.max_context < (self.value or limits.SIZE_COUNT)
+        found = limits.SIZE_COUNT if self.value is None else self.value
+        return self.searched == "context" and 0 < self.max_context < found
 
 
 def fit(
@@ -64,7 +65,7 @@ def fit(
     """The largest context for ``batch`` (1 without it), or the largest batch for ``context``, whose cache fits.
 
     ``memory`` is that of one device, of which ``reserve`` is kept for weights and the rest. Raises ``SpecError`` for
-    both ``context`` and ``batch``, and for more reserve than memory.
+    both ``context`` and ``batch``, and for a reserve that leaves nothing.
 
     >>> import qkv
     >>> fit(qkv.size.model("llama-3-8b"), "1GiB").value, fit(qkv.size.model("llama-3-8b"), "24GiB", context=8192).value
@@ -75,9 +76,9 @@ def fit(
             "both a context and a batch are given, so that nothing is left to find.\n"
             "  Give context= for the largest batch, or batch= for the largest context."
         )
-    total, kept = to_bytes(memory), to_bytes(reserve, "reserve")
-    if kept > total:
-        raise SpecError(f"reserve={kept} is more than memory={total}.\n  What is left holds the cache.")
+    total, kept = to_bytes(memory), to_bytes(reserve, "reserve", least=0)
+    if kept >= total:
+        raise SpecError(f"reserve={kept} leaves nothing of memory={total}.\n  What is left holds the cache.")
     chosen, element = to_policy(policy), to_format(dtype)
     searched: Literal["context", "batch"] = "context" if context is None else "batch"
     tokens = 0 if context is None else to_count(context, "context")

@@ -1,7 +1,7 @@
 """FLOPs and bytes of attention layers, part by part, each with its formula and the convention of its pairs.
 
 A multiply and an add are two operations. Knows products, softmax, projections, latents, indexers and states. Refuses to
-count what a config does not settle: the projections of state layers are left out, and said to be.
+count what is not settled: the projections of a state layer that is made without any are left out, and said to be.
 
 One layer, n = 2048 tokens at once, width d = 4096, 32 heads of 128, multi-head, convention ``full``:
 
@@ -134,10 +134,11 @@ def _attention_work(
     parts.pairs("scores", pairs, heads, key)
     parts.softmax(pairs, heads)
     parts.pairs("values", pairs, heads, value)
+    parts.project("gate", new, width, heads * layer.gate_size)
     parts.project("output", new, heads * value, width)
     row = kv_heads * (element.row_bytes(key) + element.row_bytes(value))
     held = min(keys, layer.span + new - 1) if layer.span else keys  # what the last ``new`` queries reach
-    moved = new * (2 * width + 2 * heads * (key + value))
+    moved = new * (2 * width + 2 * heads * (key + value + layer.gate_size))
     return _work(layer, rule, pairs, parts, batch, held * row, made * row, moved, element)
 
 
@@ -187,6 +188,8 @@ def _state_work(layer: Layer, width: int, new: int, batch: int, rule: Convention
         parts.project("query", new, width, heads * layer.key_size)
         parts.project("key", new, width, heads * layer.key_size)
         parts.project("value", new, width, heads * layer.value_size)
+    for name, size_in, size_out in layer.maps:
+        parts.project(name, new, size_in, size_out)
     if layer.conv_channels:
         parts.add(
             "convolution",
@@ -199,8 +202,9 @@ def _state_work(layer: Layer, width: int, new: int, batch: int, rule: Convention
     if heads:
         parts.project("output", new, heads * layer.value_size, width)
     state = 4 * layer.state_size
-    moved = new * (2 * width + 2 * heads * (layer.key_size + layer.value_size))
-    left = "" if heads else "the projections of state layers, which their config does not settle in one way"
+    between = sum(size_in + size_out for _, size_in, size_out in layer.maps) - (2 * width if layer.maps else 0)
+    moved = new * (2 * width + 2 * heads * (layer.key_size + layer.value_size) + between)
+    left = "" if heads or layer.maps else "the projections of a state layer that has no maps"
     return _work(layer, rule, 0, parts, batch, state if new else 0, state if new else 0, moved, element, left)
 
 

@@ -262,15 +262,15 @@ KNOWN: dict[str, Known] = {
         ),
         (
             "jamba-v0.1", "ai21labs/Jamba-v0.1",
-            _plain(
+            _plain(  # mamba_dt_rank is what JambaConfig makes of "auto", its default: ceil(4096 / 16)
                 "jamba", 32, 4096, 32, 8, 262144, attn_layer_period=8, attn_layer_offset=4, mamba_d_state=16,
-                mamba_d_conv=4, mamba_expand=2,
+                mamba_d_conv=4, mamba_expand=2, mamba_dt_rank=256,
             ),
         ),
         (
             "falcon-mamba-7b", "tiiuae/falcon-mamba-7b",
             {"model_type": "falcon_mamba", "num_hidden_layers": 64, "hidden_size": 4096, "intermediate_size": 8192,
-             "state_size": 16, "conv_kernel": 4},
+             "state_size": 16, "conv_kernel": 4, "time_step_rank": 256},
         ),
         (
             "mamba-codestral-7b", "mistralai/Mamba-Codestral-7B-v0.1",

@@ -41,6 +41,8 @@ class Layer:
     ``query_latent_size`` of the compressed query (0 where it is not). ``index_size`` numbers of a token's indexer key,
     ``index_heads`` query heads of the indexer, which chooses ``index_topk`` keys for each query. States: ``state_size``
     numbers of the recurrent state, and a convolution over ``conv_channels`` with ``conv_kernel`` taps.
+    ``maps`` are the linear maps of a state layer, each (name, features in, features out). ``gate_size`` is the features
+    of a head that a gate on the result of attention has, 0 without one.
     ``source_tokens`` is a source length that the model fixes, 0 where the call says it.
     """
 
@@ -63,6 +65,8 @@ class Layer:
     state_heads: int = 0
     conv_channels: int = 0
     conv_kernel: int = 0
+    maps: tuple[tuple[str, int, int], ...] = ()
+    gate_size: int = 0
     source_tokens: int = 0
 
     @property

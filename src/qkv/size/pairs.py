@@ -7,11 +7,9 @@ The queries are the last ``queries`` positions of ``keys``: a whole prompt where
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ..errors import SpecError
+from ..terms.bigbird import BigBird, bigbird
 from ..terms.keep import Keep
-from ..terms.masks import BigBird, bigbird
 
 
 def _places(queries: int, keys: int) -> int:
@@ -92,7 +90,7 @@ def prefix_pairs(n: int, *, prefix: int) -> int:
 def bigbird_pairs(
     n: int, *, window: int = 1, num_global: int = 1, num_random: int = 1, block_size: int = 1, seed: int = 0
 ) -> int:
-    """Pairs under ``bigbird(...)``, square, counted from its mask: random blocks may coincide with others.
+    """Pairs under ``bigbird(...)``, square, counted block by block: random blocks may coincide with others.
 
     >>> bigbird_pairs(8)
     38
@@ -106,7 +104,7 @@ def visible_pairs(keep: Keep | None, queries: int, keys: int | None = None) -> i
     """Pairs that ``keep`` keeps, counted exactly without an array of them; every pair without a mask.
 
     ``visible_pairs(keep, n, m) / (n * m)`` is ``keep.density(n, m)``. Raises ``LimitError`` beyond
-    ``limits.COUNTED_POSITIONS``.
+    ``limits.COUNTED_POSITIONS``, for a square BigBird beyond ``limits.COUNTED_BLOCKS``.
 
     >>> import qkv
     >>> visible_pairs(qkv.causal() & qkv.window(2), 5), visible_pairs(None, 2, 3)
@@ -115,7 +113,6 @@ def visible_pairs(keep: Keep | None, queries: int, keys: int | None = None) -> i
     keys = queries if keys is None else keys
     if keep is None:
         return queries * keys
-    if isinstance(keep, BigBird) and keep.block_size > 1 and queries == keys and keys % keep.block_size == 0:
-        # its blocks are kept or dropped whole, by their numbers alone: counted as a mask of blocks
-        return visible_pairs(replace(keep, block_size=1), keys // keep.block_size) * keep.block_size**2
+    if isinstance(keep, BigBird) and queries == keys:
+        return keep.square_pairs(keys)
     return keep.count(queries, keys, offset=_places(queries, keys))

@@ -62,6 +62,8 @@ class Policy:
     merged_heads: bool = False
     dropped_taps: int = 1
     splits_heads: bool = True
+    states_in_f32: bool = False
+    """Whether states and the inputs of convolutions are in f32, whatever the cache is stored as."""
     refuses: tuple[tuple[Kind, str], ...] = field(default=())
 
     def slot_bytes(self, layer: Layer, ask: Ask) -> int:
@@ -82,6 +84,7 @@ class Policy:
         heads = max(1, layer.state_heads)
         mine = -(-heads // ask.tensor_parallel)
         conv = ask.dtype if ask.dtype.is_plain else formats["bf16"]
+        conv = formats["f32"] if self.states_in_f32 else conv
         taps = max(0, layer.conv_kernel - self.dropped_taps)
         recurrent = -(-layer.state_size * mine // heads)
         inputs = -(-layer.conv_channels * taps * mine // heads)
@@ -99,6 +102,11 @@ class Policy:
                 "  Leave tensor_parallel at 1, and divide by layers."
             )
         kinds = {layer.kind for layer in layers}
+        if self.states_in_f32 and Kind.STATE in kinds and ask.state_dtype.name != "f32":
+            raise SpecError(
+                f'policy "{self.name}" stores states in f32, not in {ask.state_dtype.name}.\n'
+                "  Leave state_dtype at f32."
+            )
         for kind, reason in self.refuses:
             if kind in kinds:
                 raise SpecError(f'policy "{self.name}" is not known for {kind} layers: {reason}.\n  Take "math".')
@@ -148,6 +156,11 @@ _STATIC = Policy(
 def paged(block_size: int = 16, chunk: int = 2048) -> Policy:
     """The blocks that vLLM sets aside for a sequence, with ``chunk`` tokens of a prompt in one step.
 
+    Source: vLLM, ``vllm/v1/kv_cache_interface.py``. Followed are ``max_memory_usage_bytes`` of ``FullAttentionSpec``,
+    ``MLAAttentionSpec``, ``SlidingWindowSpec``, ``ChunkedLocalAttentionSpec`` and ``CrossAttentionSpec``, each rounded
+    up to blocks, one page for ``MambaSpec``, and float32 scales for each token and head with int8. Not followed: pages
+    that are padded so that layers of several kinds share a pool, and the 656 bytes a token of ``fp8_ds_mla``.
+
     >>> paged().slots(Layer(Kind.WINDOW, span=4096), Ask(32768, 1, formats["bf16"], formats["f32"]))
     6160
     """
@@ -180,6 +193,12 @@ def paged(block_size: int = 16, chunk: int = 2048) -> Policy:
 def llama_cpp(ubatch: int = 512, pad: int = 256) -> Policy:
     """The cells that llama.cpp sets aside for a sequence, with ``ubatch`` tokens in one step.
 
+    Source: llama.cpp, ``src/``. Followed are the context of a sequence in steps of 256 (``llama-context.cpp``,
+    ``n_ctx_seq`` without ``kv_unified``), windows of ``min(cells, n_swa + n_ubatch)`` in steps of 256
+    (``llama-kv-cache-iswa.cpp``, ``size_swa`` without ``swa_full``), latents without values (``llama-kv-cache.cpp``,
+    ``has_v``), and states in f32 (``llama-memory-recurrent.cpp``; ``llama-model.cpp`` sets their types). Not followed:
+    one pool for all sequences (``kv_unified``), and snapshots of states for taking tokens back.
+
     >>> llama_cpp().slots(Layer(Kind.WINDOW, span=1024), Ask(32768, 1, formats["f16"], formats["f32"]))
     1536
     """
@@ -196,17 +215,19 @@ def llama_cpp(ubatch: int = 512, pad: int = 256) -> Policy:
     return Policy(
         f"llama.cpp{shape}",
         f"cells in steps of {pad}, {ubatch} tokens in one step, each sequence with its own cells",
-        "llama.cpp, src: llama-context.cpp (n_ctx), llama-kv-cache-iswa.cpp (size_swa), llama-kv-cache.cpp (has_v)",
+        "llama.cpp, src: llama-context.cpp (n_ctx_seq), llama-kv-cache-iswa.cpp (size_swa), llama-kv-cache.cpp (has_v)",
         slots,
         (
             f"full and latent: tokens rounded up to {pad}",
             f"window and chunk: min(that, span + {ubatch}) rounded up to {pad}, in families for which it keeps a short "
             "cache (Gemma 2 and 3, gpt-oss, Cohere 2, Llama 4, EXAONE 4, OLMo 3); as full in the others",
             "rows of all heads together",
+            "states and the inputs of their convolutions in f32",
         ),
         frozenset({"f32", "f16", "bf16", "q8_0", "q4_0"}),
         merged_heads=True,
         splits_heads=False,
+        states_in_f32=True,
         refuses=((Kind.CROSS, "its graphs make the source's keys and values at each step"),),
     )
 

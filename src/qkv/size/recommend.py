@@ -17,7 +17,7 @@ from ..spec import Spec
 from .fit import fit
 from .layer import Kind
 from .scenario import First, Scenario, Use, make_scenario
-from .stacks import BIGBIRD, LOCAL_LAYERS, LOCAL_WINDOW, Figures, candidates, figures, theta_for
+from .stacks import BIGBIRD, LOCAL_LAYERS, LOCAL_WINDOW, Figures, Segment, candidates, figures, theta_for
 from .units import show_bytes, show_count, show_flops
 
 Figured = tuple[Figures, ...]
@@ -139,7 +139,7 @@ def _second(scenario: Scenario, item: Figures, chosen: Figures) -> str:
     if scenario.first is First.MEMORY:
         less = f"{show_bytes(chosen.cache_bytes)} of {chosen.name}"
         return f"memory first: {show_bytes(item.cache_bytes)} is not less than {less}"
-    return f"quality first: it departs further from multi-head attention than {chosen.name}, which passes every rule"
+    return f"quality first: {chosen.name} departs less from multi-head attention, and no rule speaks against it"
 
 
 # The rules, in their order.
@@ -244,7 +244,7 @@ def reasons(scenario: Scenario, chosen: Figures, found: Figured) -> tuple[Reason
     for segment in chosen.stack.segments:
         encoder = segment.layer.kind is Kind.NONE and segment.mechanism == "multi-head"
         why, source = (_why_encoder if encoder else _MECHANISM[segment.mechanism])(scenario, chosen, found)
-        made.append(Reason(f"{segment.num_layers} {segment.name} layers", segment.mechanism, why, source))
+        made.append(Reason(_layers(segment), segment.mechanism, why, source))
     if any(segment.spec.position is not None for segment in chosen.stack.segments):
         length = max(scenario.context, scenario.source)
         theta, source = theta_for(length)
@@ -255,6 +255,11 @@ def reasons(scenario: Scenario, chosen: Figures, found: Figured) -> tuple[Reason
     if chosen.stack.reach not in ("a state",):
         made.append(_kernel_reason(scenario))
     return tuple(made)
+
+
+def _layers(segment: Segment) -> str:
+    name = "" if segment.name == "all" else f"{segment.name} "
+    return f"{segment.num_layers} {name}{'layer' if segment.num_layers == 1 else 'layers'}"
 
 
 def _cache_reason(scenario: Scenario, chosen: Figures) -> Reason:
@@ -291,11 +296,14 @@ def _why_encoder(scenario: Scenario, chosen: Figures, found: Figured) -> tuple[s
 def _why_multi_head(scenario: Scenario, chosen: Figures, found: Figured) -> tuple[str, str]:
     if scenario.use is Use.TRAINING:
         why = "nothing is cached in training, so that sharing keys and values saves little"
-    else:
+    elif chosen.cache_read_bytes <= chosen.weight_bytes:
         why = (
             f"a decoded token reads {show_bytes(chosen.cache_read_bytes)} of cache, no more than the "
             f"{show_bytes(chosen.weight_bytes)} of its projections: sharing heads would gain little"
         )
+    else:
+        read, weights = show_bytes(chosen.cache_read_bytes), show_bytes(chosen.weight_bytes)
+        why = f"no rule of this use speaks against it; a decoded token reads {read} of cache and {weights} of weights"
     return why, _VASWANI
 
 

@@ -122,6 +122,15 @@ def make_scenario(
     sizes = [to_count(value, name) for name, value in (("width", width), ("heads", heads), ("layers", layers))]
     if sizes[0] % sizes[1]:
         raise SpecError(f"width {sizes[0]} is no multiple of {sizes[1]} heads.\n  Give a width that the heads divide.")
+    is_causal = given.get("causal", True) if causal is None else causal
+    length = to_count(given.get("source", 0) if source is None else source, "source", least=0)
+    if kind is Use.ENCODER_DECODER and not length:
+        raise SpecError("source=0: an encoder-decoder reads a source.\n  Give its length in tokens.")
+    if length and not is_causal:
+        raise SpecError(
+            f"source={length} for a stack that is not causal: what reads a source writes token by token.\n"
+            "  Leave source out, or give causal=True (--causal)."
+        )
     element = to_format(dtype)
     if not element.is_plain:
         raise SpecError(
@@ -135,11 +144,11 @@ def make_scenario(
         number,
         to_count(given.get("batch", 1) if batch is None else batch, "batch"),
         limit,
-        given.get("causal", True) if causal is None else causal,
+        is_causal,
         _word(First, given.get("first", First.QUALITY) if first is None else first, "first"),
         element.name,
         hardware(machine),
-        to_count(given.get("source", 0) if source is None else source, "source", least=0),
+        length,
     )
 
 

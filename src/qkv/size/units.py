@@ -31,13 +31,13 @@ def to_count(value: int | str, what: str, *, least: int = 1) -> int:
     return _read(value, what, _TOKENS, least, "4096, 128k or 1m")
 
 
-def to_bytes(value: int | str, what: str = "memory") -> int:
+def to_bytes(value: int | str, what: str = "memory", *, least: int = 1) -> int:
     """Bytes such as ``"24GiB"``, ``"80GB"`` or 1024 as an integer.
 
     >>> to_bytes("24GiB"), to_bytes("80GB")
     (25769803776, 80000000000)
     """
-    return _read(value, what, _BYTES, 0, "24GiB, 80GB or 1073741824")
+    return _read(value, what, _BYTES, least, "24GiB, 80GB or 1073741824")
 
 
 def _read(value: object, what: str, suffixes: dict[str, int], least: int, examples: str) -> int:

@@ -18,6 +18,7 @@ from .. import limits
 from ..coords.pattern import Pattern, parse
 from ..coords.roles import Roles, roles
 from ..errors import InternalError, LimitError, QkvError, SpecError
+from ..terms.expr import Opening
 from ..terms.keep import Keep
 from ..terms.position import Rope
 from ..terms.score import ScoreTerm, Shaw
@@ -44,6 +45,8 @@ class Door(Protocol):
     def run(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Any: ...
 
     def output(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Any: ...
+
+    def filled(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any], given: tuple[Any, ...]) -> Any: ...
 
     def plan(self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Any: ...
 
@@ -92,6 +95,8 @@ class Spec(Worded):
     scale: float | None = None
     tables: tuple[Tensor, ...] = field(init=False, repr=False, compare=False)
     """The captured tensors."""
+    openings: tuple[Opening, ...] = field(init=False, repr=False, compare=False)
+    """The places for tensors that each call brings, in the order in which ``Door.filled`` takes them."""
     captures: bool = field(init=False, repr=False, compare=False)
     """Whether some part mentions a tensor of the caller's."""
 
@@ -121,7 +126,8 @@ class Spec(Worded):
         object.__setattr__(self, "_lowered", {})
         first = self._first()
         every = dict.fromkeys((*first.captured, *first.projections))
-        object.__setattr__(self, "tables", tuple(table.tensor for table in every))
+        object.__setattr__(self, "tables", tuple(t.tensor for t in every if not isinstance(t, Opening)))
+        object.__setattr__(self, "openings", tuple(t for t in every if isinstance(t, Opening)))
         object.__setattr__(self, "captures", any(not table.movable for table in first.captured))
 
     @cached_property
@@ -162,7 +168,9 @@ class Spec(Worded):
             known[key] = lower(self, self.parsed.expand(counts) if counts else self.parsed)
         return known[key]
 
-    def __call__(self, q: Tensor | Named, k: Tensor | Named, v: Tensor | Named, **options: Any) -> Any:
+    def __call__(
+        self, q: Tensor | Named, k: Tensor | Named | None = None, v: Tensor | Named | None = None, **options: Any
+    ) -> Any:
         """The output tensor (a ``Named`` when the inputs are). Options as of ``run``, without ``want``."""
         if options.get("want"):
             raise SpecError(
@@ -172,7 +180,13 @@ class Spec(Worded):
         return door().output(self, q, k, v, options)
 
     def run(
-        self, q: Tensor | Named, k: Tensor | Named, v: Tensor | Named, *, want: Iterable[str] = (), **options: Any
+        self,
+        q: Tensor | Named,
+        k: Tensor | Named | None = None,
+        v: Tensor | Named | None = None,
+        *,
+        want: Iterable[str] = (),
+        **options: Any,
     ) -> Any:
         """A ``Result`` with the output, the plan and what is wanted of ``lse``, ``max_logit``, ``entropy``, ``argmax``,
         ``weights``.
@@ -180,11 +194,16 @@ class Spec(Worded):
         ``positions``: where elements stand, by coordinate: the first one's position, a tensor with one position for
         each, or ``(tensor, "b i")``. ``align``: ``"start"`` or ``"end"``, when queries and keys differ in number.
         ``dropout``: the probability that a weight is dropped; ``seed`` fixes which. ``sizes``: sizes that shapes leave
-        open.
+        open. ``cache``: one of ``qkv.cache``, to which k and v are appended before q attends to all that it holds; the
+        queries stand where the new tokens stand, or, without k and v, where the last ones do. ``lengths``: how many of
+        the new tokens each sequence has, for a paged cache. ``invariant``: the same bits wherever a cache keeps its
+        pages.
         """
         return door().run(self, q, k, v, {**options, "want": want})
 
-    def plan(self, q: Tensor | Named, k: Tensor | Named, v: Tensor | Named, **options: Any) -> Any:
+    def plan(
+        self, q: Tensor | Named, k: Tensor | Named | None = None, v: Tensor | Named | None = None, **options: Any
+    ) -> Any:
         """The ``Plan`` for such a call: the strategy, why, what was refused and why, and what it costs. Nothing is
         computed. Options as of ``run``.
         """

@@ -1,4 +1,4 @@
-"""The library's masks: causal, window, prefix, first, dilated, documents, padding, blocks, BigBird and trees.
+"""The library's masks: causal, window, prefix, first, dilated, documents, padding, blocks and trees.
 
 Each function says in one sentence which keys it keeps; positions are compared, never corners of a matrix. Combine them
 with ``&``, ``|``, ``~``.
@@ -234,86 +234,6 @@ def blocks(
         axes,
         query,
         key,
-    )
-
-
-_MODULUS = 67_108_859
-"""The largest prime below 2^26: squares of residues stay below 2^52, exact in every number that a strategy may use."""
-
-
-def _random_block(block: Node, count: Node, stream: int) -> Node:
-    """A number below ``count`` that depends on ``block`` and ``stream`` alone: squared and shifted three times modulo a
-    prime, so that neighbouring blocks get unrelated numbers.
-    """
-    start = apply("add", apply("mul", block, Constant(40_503)), Constant(stream % _MODULUS))
-    node = apply("mod", start, Constant(_MODULUS))
-    for shift in (12_345_701, 9_876_543, 31_415_927):
-        node = apply("mod", apply("add", apply("mul", node, node), Constant(shift)), Constant(_MODULUS))
-    return apply("mod", node, count)
-
-
-@dataclass(frozen=True, slots=True)
-class BigBird(Keep):
-    """Window, global tokens and random blocks."""
-
-    window: int
-    num_global: int
-    num_random: int
-    block_size: int
-    seed: int
-    query: str | None
-    key: str | None
-
-    def lower(self, scope: Scope) -> Node:
-        """The union of the three."""
-        query, key = scope.query("bigbird", self.query), scope.key_of("bigbird", self.key)
-        i, j, size = Position(query), Position(key), Constant(self.block_size)
-        query_block, key_block = apply("floordiv", i, size), apply("floordiv", j, size)
-        near = compare("le", apply("abs", apply("sub", query_block, key_block)), self.window)
-        everywhere = apply("or", compare("lt", query_block, self.num_global), compare("lt", key_block, self.num_global))
-        node = apply("or", near, everywhere)
-        num_blocks = apply("floordiv", apply("add", Size(key), Constant(self.block_size - 1)), size)
-        for n in range(self.num_random):
-            stream = (self.seed * 1_000_003 + n) * 7_919 + 12_345
-            node = apply("or", node, apply("eq", key_block, _random_block(query_block, num_blocks, stream)))
-        return node
-
-    def __repr__(self) -> str:
-        names = ("window", "num_global", "num_random", "block_size", "seed")
-        return f"bigbird({', '.join(f'{name}={getattr(self, name)}' for name in names)})"
-
-
-def bigbird(
-    *,
-    window: int = 1,
-    num_global: int = 1,
-    num_random: int = 1,
-    block_size: int = 1,
-    seed: int = 0,
-    query: str | None = None,
-    key: str | None = None,
-) -> Keep:
-    """Keeps blocks near the query, global blocks (as keys and as queries) and ``num_random`` random blocks for each
-    query block.
-
-    All counts are in blocks of ``block_size`` positions; ``window`` counts blocks on each side. The random blocks
-    depend on ``seed``, the query's block and the number of key blocks alone, so they are the same in every call and
-    strategy; one may coincide with a block that is kept anyway. Source: Zaheer et al. 2020, Big Bird, section 2.
-
-    >>> import qkv
-    >>> qkv.bigbird(window=0, num_global=0, num_random=0).count(8), qkv.bigbird().count(8)
-    (8, 38)
-    """
-    counts = {"window": window, "num_global": num_global, "num_random": num_random, "seed": seed}
-    for name, value in counts.items():
-        whole("bigbird", name, value, least=0)
-    if num_random > limits.RANDOM_BLOCKS:
-        raise LimitError(
-            f"bigbird: num_random={num_random} is more than {limits.RANDOM_BLOCKS}.\n"
-            "  So many random blocks are better given as a table: qkv.blocks(table, size)."
-        )
-    return BigBird(
-        window, num_global, num_random, whole("bigbird", "block_size", block_size, least=1), seed, query, key
     )
 
 

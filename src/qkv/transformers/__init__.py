@@ -12,6 +12,7 @@ from .extra import require
 require()
 
 from .attention import qkv_attention as qkv_attention  # noqa: E402 # only once transformers is known to be there
+from .caches import Cache as Cache  # noqa: E402
 from .check import Agreement as Agreement  # noqa: E402
 from .check import compare as compare  # noqa: E402
 from .generation import Generation as Generation  # noqa: E402
@@ -25,6 +26,7 @@ from .registry import use as use  # noqa: E402
 
 __all__ = [
     "Agreement",
+    "Cache",
     "Generation",
     "Loaded",
     "MissingExtra",

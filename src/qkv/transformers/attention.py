@@ -7,21 +7,18 @@ module refuses to know which strategy runs, and what a mask function looks like 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import qkv
-from qkv.errors import ModelError, PositionError, SpecError
+from qkv.errors import ModelError, SpecError
 
-from . import given, watch
+from . import handed, in_place, watch
 from .arguments import refuse_unknown
-from .mask import SymbolicMask
-
-PATTERN = "b (h g) i d, b h j d, b h j e -> b i (h g) e"
+from .said import Said, chosen, implied, said_by, spec_of
 
 
 # A graph of torch.compile ends before attention and goes on after it.
@@ -56,6 +53,19 @@ def qkv_attention(
     """
     name = type(module).__name__
     refuse_unknown(others, name)
+    layer = handed.layer_of(key, value) or handed.waiting(module)
+    if layer is not None:
+        if not layer.untouched:
+            layer.confirm(key, value)
+        if layer.in_place:
+            unusual = output_attentions or indices is not None or cache is not None or watch.wanted(module)
+            if not unusual and not others.get("cu_seq_lens_q") and not isinstance(scaling, Tensor):
+                read = in_place.attend(
+                    layer, name, query, attention_mask, scaling, softcap, s_aux, position_bias, dropout
+                )
+                if read is not None:
+                    return read, None
+            key, value = layer.operands(query.dtype)
     if cache is not None:
         key, value = _paged(module, key, value, attention_mask, cache, others)
     if attention_mask is None and others.get("cu_seq_lens_q") is not None:
@@ -70,13 +80,13 @@ def qkv_attention(
     sizes = (query.shape[0], query.shape[1], query.shape[2], key.shape[2])
     if attention_mask is None:
         causal = is_causal if is_causal is not None else bool(getattr(module, "is_causal", True))
-        said = Said(_implied(name, sizes[2], sizes[3], causal, sliding_window))
+        said = Said(implied(name, sizes[2], sizes[3], causal, sliding_window))
     else:
-        said = _said(name, attention_mask, sizes)
+        said = said_by(name, attention_mask, sizes)
     if indices is not None:
-        chosen = _chosen(indices, sizes)
-        said = replace(said, keep=chosen if said.keep is None else said.keep & chosen, captures=True, specs=None)
-    spec = _spec(said, scaling, softcap, s_aux, position_bias, sizes)
+        picked = chosen(indices, sizes)
+        said = replace(said, keep=picked if said.keep is None else said.keep & picked, captures=True, specs=None)
+    spec = spec_of(said, scaling, softcap, s_aux, position_bias, sizes)
     if output_attentions:
         with qkv.strategy("reference"):
             # weights come as [b, h, i, g, j]: queries before head groups
@@ -98,21 +108,6 @@ def qkv_attention(
     return output, weights
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What a mask, or its absence, says: keys kept, numbers added (a score term or None), and where queries and keys
-    stand.
-
-    ``captures`` tells that ``keep`` holds tensors of this batch; ``specs`` is where specs built for this mask are kept.
-    """
-
-    keep: qkv.Keep | None
-    bias: Any = None
-    positions: dict[str, int] | None = None
-    captures: bool = False
-    specs: dict[Any, qkv.Spec] | None = None
-
-
 def _alike(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """The three in autocast's type where autocast is on, and of one batch: a batch of 1 stands for all, as with eager
     attention (queries that are learned, masks of several prompts).
@@ -127,83 +122,6 @@ def _alike(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tu
     if key.shape[0] == 1 < batch:
         key, value = key.expand(batch, -1, -1, -1), value.expand(batch, -1, -1, -1)
     return query, key, value
-
-
-def _said(name: str, mask: Tensor, sizes: tuple[int, int, int, int]) -> Said:
-    if isinstance(mask, SymbolicMask):
-        rule = mask.rule
-        if not rule.edited and (rule.batch_size, rule.num_queries, rule.num_keys) == (sizes[0], sizes[2], sizes[3]):
-            positions = None if rule.keep is None else rule.positions
-            return Said(rule.keep, None, positions, rule.captures, rule.specs)
-        mask = rule.dense()
-    read = given.read(mask, sizes, f"the attention mask of {name}")
-    return Said(read.keep, read.bias, None, True, read.specs)
-
-
-def _implied(name: str, num_queries: int, num_keys: int, causal: bool, window: int | None) -> qkv.Keep | None:
-    """What is kept when there is no mask: ``is_causal`` and ``sliding_window``, as transformers' sdpa and flash
-    functions read them.
-    """
-    causal = causal and num_queries > 1
-    if not causal and window is None:
-        return None
-    if num_queries != num_keys and not (num_queries == 1 and window is not None):
-        raise PositionError(
-            f"{name} asks for causal or windowed attention of {num_queries} queries over {num_keys} keys and sends no "
-            "mask, so nothing says where the queries stand.\n"
-            "  Give attention_mask, so that the model makes a mask; qkv.transformers.register() registers the "
-            "function that makes it."
-        )
-    if num_queries == 1 and window is not None:  # one query after all keys, as in flash attention
-        return ~qkv.first(num_keys - window) if num_keys > window else None
-    if window is None:
-        return qkv.causal()
-    return qkv.causal() & qkv.window(window) if causal else qkv.window(window - 1, window - 1)
-
-
-def _chosen(indices: Tensor, sizes: tuple[int, int, int, int]) -> qkv.Keep:
-    """The keys that an indexer chose for each query (DeepSeek sparse attention): [batch, query, chosen], negative ones
-    meaning none.
-    """
-    batch, _, num_queries, num_keys = sizes
-    table = torch.zeros(batch, num_queries, num_keys + 1, dtype=torch.bool, device=indices.device)
-    where = indices.long()
-    table.scatter_(-1, torch.where((where < 0) | (where > num_keys), num_keys, where), True)
-    return qkv.padding(table[..., :num_keys], "b i j")
-
-
-def _spec(
-    said: Said,
-    scaling: float | None,
-    softcap: float | None,
-    sink: Tensor | None,
-    position_bias: Tensor | None,
-    sizes: tuple[int, int, int, int],
-) -> qkv.Spec:
-    """The spec of a call: one for all layers that read this mask with the same settings, and one for all calls when it
-    holds no tensor.
-    """
-    settings = (scaling, softcap, id(sink), id(position_bias), sizes[1])
-    made = said.specs.get(settings) if said.specs is not None else None
-    if made is not None:
-        return made
-    if said.bias is None and sink is None and position_bias is None and not said.captures:
-        made = _plain(said.keep, scaling, softcap)
-    else:
-        scores = [] if softcap is None else [qkv.softcap(softcap)]
-        if position_bias is not None:
-            scores.append(qkv.bias(position_bias, given.pattern_of(position_bias, sizes, "position_bias")))
-        if said.bias is not None:
-            scores.append(said.bias)
-        made = qkv.Spec(PATTERN, score=tuple(scores), keep=said.keep, weights=qkv.softmax(sink=sink), scale=scaling)
-    if said.specs is not None:
-        said.specs[settings] = made
-    return made
-
-
-@lru_cache(maxsize=256)
-def _plain(keep: qkv.Keep | None, scaling: float | None, softcap: float | None) -> qkv.Spec:
-    return qkv.Spec(PATTERN, score=() if softcap is None else (qkv.softcap(softcap),), keep=keep, scale=scaling)
 
 
 def _paged(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import transformers as _transformers
-from transformers import PreTrainedConfig, PreTrainedModel, masking_utils, modeling_gguf_pytorch_utils
+from transformers import PreTrainedConfig, PreTrainedModel, cache_utils, masking_utils, modeling_gguf_pytorch_utils
 from transformers.models.auto import modeling_auto
 from transformers.utils import import_utils
 from transformers.utils import logging as transformers_logging
@@ -19,6 +19,10 @@ logging: Any = transformers_logging
 auto: Any = _transformers
 attention: Any = _transformers.AttentionInterface
 masks: Any = _transformers.AttentionMaskInterface
+caches: Any = cache_utils
+
+CacheLayerMixin = cache_utils.CacheLayerMixin
+TransformersCache = cache_utils.Cache
 
 causal_families: Any = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 """The model types that have a causal language model."""

@@ -33,9 +33,9 @@ class LatentAttention(nn.Module):
     is all batch axes merged. ``kv_lora_rank`` is the latent's size; ``q_lora_rank`` gives queries one of their own.
     ``position`` turns the rotary part alone: ``qkv.rope(interleaved=True)`` unless given. ``scale``: None for 1/√d.
     ``bias`` is that of ``q_a_proj``, ``kv_a_proj_with_mqa`` and ``o_proj``; ``latent_norm=False`` leaves the norms of
-    latents out. Without a cache keys are rebuilt; with one, or with ``absorbed=True``, queries go through the
-    up-projection and attend to latents, which gives the same. A cache then holds ``kv_lora_rank + qk_rope_head_dim``
-    numbers for each token as the key. Raises ``SpecError`` for sizes or parts that do not fit.
+    latents out. Without a cache keys are rebuilt; with ``absorbed=True`` queries go through the up-projection and
+    attend to latents, which gives the same; ``new_cache()`` holds ``kv_lora_rank + qk_rope_head_dim`` numbers for each
+    token. Raises ``SpecError`` for sizes or parts that do not fit.
     Source: DeepSeek-AI 2024, DeepSeek-V2 (arXiv 2405.04434), equations 9 to 19
 
     >>> layer = qkv.nn.LatentAttention(
@@ -123,7 +123,9 @@ class LatentAttention(nn.Module):
     ) -> Tensor:
         """The output, of the shape of ``x``. ``cache``, ``positions`` and ``keep`` as of ``Attention``.
 
-        With a cache, or ``absorbed``, attention is over the latents, else over rebuilt keys.
+        ``cache``: the one of ``new_cache``, which keeps each latent once and rebuilds keys where that is cheaper; any
+        other keeps latents as keys and as values. With a cache, or ``absorbed``, attention is over the latents, else
+        over rebuilt keys.
         """
         tokens, lead = flat("LatentAttention", x, self.sizes.d_model)
         options = places("LatentAttention", positions, x.shape[:-1], ("i", "j"))
@@ -132,8 +134,25 @@ class LatentAttention(nn.Module):
         if cache is not None:
             options["cache"] = cache
         form = self._absorbed if absorbed or cache is not None else self._expanded
+        form = self._cached if isinstance(cache, qkv.cache.Latent) else form
         output = self.o_proj(form(*self.queries(tokens), *self.latents(tokens), keep, options).flatten(-2))
         return output if len(lead) == 1 else output.reshape(*lead, *output.shape[1:])
+
+    def new_cache(self) -> qkv.cache.Latent:
+        """Return an empty cache of latents and rotary keys, for this module with its up-projections as they are now."""
+        up_key, up_value = self._ups()
+        return qkv.cache.Latent(up_key.detach().contiguous(), up_value.detach().contiguous())
+
+    def _ups(self) -> tuple[Tensor, Tensor]:
+        """The ways up from a latent to keys and to values, each [head, feature, latent]."""
+        nope, rank = self.sizes.qk_nope_head_dim, self.sizes.kv_lora_rank
+        up = self.kv_b_proj.weight.reshape(self.sizes.heads, nope + self.sizes.v_head_dim, rank)
+        return up[:, :nope], up[:, nope:]
+
+    def _cached(
+        self, q_rotary: Tensor, q_nope: Tensor, rotary: Tensor, latent: Tensor, keep: Any, options: dict[str, Any]
+    ) -> Tensor:
+        return attend(self.spec, torch.cat((q_rotary, q_nope), dim=-1), latent, rotary, keep, options)
 
     def _expanded(
         self, q_rotary: Tensor, q_nope: Tensor, rotary: Tensor, latent: Tensor, keep: Any, options: dict[str, Any]
@@ -148,11 +167,7 @@ class LatentAttention(nn.Module):
     def _absorbed(
         self, q_rotary: Tensor, q_nope: Tensor, rotary: Tensor, latent: Tensor, keep: Any, options: dict[str, Any]
     ) -> Tensor:
-        nope = self.sizes.qk_nope_head_dim
-        up: Tensor = self.kv_b_proj.weight.reshape(
-            self.sizes.heads, -1, self.sizes.kv_lora_rank
-        )  # [h, feature, latent]
-        up_key, up_value = up[:, :nope], up[:, nope:]
+        up_key, up_value = self._ups()
         q = torch.cat((q_rotary, torch.einsum("bihd,hdr->bihr", q_nope, up_key)), dim=-1)
         k = torch.cat((rotary, latent), dim=-1).unsqueeze(2)
         mixed = attend(self.absorbed_spec, q, k, latent.unsqueeze(2), keep, options)

@@ -129,3 +129,79 @@ def test_the_output_is_that_of_the_module_that_was_loaded(name: str) -> None:
     changed = {n: v + (0.1 if "bias" not in n else 0) for n, v in source.state_dict().items()}
     qkv.nn.load_checkpoint(layer, changed, case.layout)
     assert (layer(x) - call(source, x)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+@torch.no_grad()
+def test_the_other_pairing(fraction: float) -> None:
+    sizes: dict[str, Any] = {"kv_heads": 2, "bias": True, "qk_norm": True, "dtype": torch.float64}
+    half, interleaved = (
+        qkv.nn.Attention(MODEL, HEADS, position=qkv.rope(interleaved=turn, fraction=fraction), **sizes)
+        for turn in (False, True)
+    )
+    for parameter in half.parameters():
+        parameter.normal_(0, 0.3)
+    x = torch.randn(2, LENGTH, MODEL, dtype=torch.float64)
+    qkv.nn.load_checkpoint(interleaved, half.state_dict(), "llama", pairing="half")
+    torch.testing.assert_close(interleaved(x), half(x), rtol=1e-10, atol=1e-10)
+    expected = half(x)
+    qkv.nn.load_checkpoint(half, interleaved.state_dict(), "llama", pairing="interleaved")
+    assert half(x).equal(expected)
+    qkv.nn.load_checkpoint(half, interleaved.state_dict(), "llama")
+    assert (half(x) - expected).abs().max() > 1e-3
+
+
+LAYER = qkv.nn.Attention(MODEL, HEADS, 2, position=qkv.rope())
+STATE = LAYER.state_dict()
+FUSED = {"qkv_proj.weight": torch.zeros(80, MODEL), "o_proj.weight": torch.zeros(MODEL, MODEL)}
+BIAS = torch.zeros(MODEL)
+MESSAGES: list[tuple[Callable[[], Any], str]] = [
+    (lambda: qkv.nn.load_checkpoint(LAYER, STATE, "lama"), "layout='lama' is not known.\n  Known: llama, bart"),
+    (lambda: qkv.nn.load_checkpoint(LAYER, STATE, "llama", prefix="a."), "no name of the checkpoint begins with 'a.'"),
+    (lambda: qkv.nn.load_checkpoint(LAYER, STATE, "gpt2"), "layout 'gpt2' needs c_attn.weight, which the checkpoint"),
+    (
+        lambda: qkv.nn.load_checkpoint(LAYER, {**STATE, "g": BIAS}, "llama"),
+        "layout 'llama' has no place for g.\n  Give the prefix",
+    ),
+    (
+        lambda: qkv.nn.load_checkpoint(LAYER, {**STATE, "o_proj.bias": BIAS}, "llama"),
+        "the checkpoint has what the module lacks: o_proj.bias",
+    ),
+    (
+        lambda: qkv.nn.load_checkpoint(qkv.nn.Attention(MODEL, HEADS, 2, qk_norm=True), STATE, "llama"),
+        "the checkpoint lacks what the module has: k_norm.weight, q_norm.weight",
+    ),
+    (
+        lambda: qkv.nn.load_checkpoint(qkv.nn.Attention(MODEL, HEADS, 3), STATE, "llama"),
+        "k_proj.weight is (16, 48) in the checkpoint and (24, 48) in the module.\n    the module: model=48 h=3 g=2",
+    ),
+    (
+        lambda: qkv.nn.load_checkpoint(qkv.nn.Attention(MODEL, HEADS, 3), FUSED, "phi3"),
+        "qkv_proj.weight has 80 rows, and (heads + 2 kv_heads) head_dim = 96",
+    ),
+    (
+        lambda: qkv.nn.load_checkpoint(LAYER, STATE, "llama", pairing="other"),  # type: ignore[arg-type]
+        "pairing='other' for a module with position=rope().\n  Known: half, interleaved",
+    ),
+    (
+        lambda: qkv.nn.load_checkpoint(qkv.nn.Attention(MODEL, HEADS, 2), STATE, "llama", pairing="half"),
+        "pairing='half' for a module with position=None",
+    ),
+    (
+        lambda: qkv.nn.from_checkpoint(STATE, "llama", heads=7),
+        "the projection of layout 'llama' has 48 rows, and heads = 7 does not divide them",
+    ),
+    (
+        lambda: qkv.nn.from_checkpoint({**STATE, "o_proj.bias": BIAS}, "llama", heads=HEADS),
+        "the checkpoint has a bias for o_proj and none for q_proj",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), MESSAGES, ids=range(len(MESSAGES)))
+def test_messages(call: Callable[[], Any], message: str) -> None:
+    before = {name: x.clone() for name, x in STATE.items()}
+    with pytest.raises(qkv.QkvError) as caught:
+        call()
+    assert message in str(caught.value)
+    assert all(LAYER.state_dict()[name].equal(x) for name, x in before.items())  # everything or nothing

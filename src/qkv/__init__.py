@@ -1,8 +1,8 @@
 """qkv: attention over named coordinates. Say what is attended; qkv checks it, plans how to run it, runs it, and shows
 what happened.
 
-The names are those of ``qkv.face``, and the modules ``qkv.mechanisms``, ``qkv.testing`` and ``qkv.transformers``. They
-are loaded when the first of them is asked for, so that ``import qkv`` costs milliseconds and a command line answers at
+The names are those of ``qkv.face``, and the modules ``qkv.nn``, ``qkv.testing`` and ``qkv.transformers``. They are
+loaded when the first of them is asked for, so that ``import qkv`` costs milliseconds and a command line answers at
 once.
 """
 
@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import nn as nn
     from . import testing as testing
     from . import transformers as transformers
     from .face import *  # noqa: F403
@@ -33,4 +34,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*import_module("qkv.face").__all__, "testing", "transformers"]
+    return [*import_module("qkv.face").__all__, "nn", "testing", "transformers"]

@@ -127,3 +127,16 @@ def test_what_is_learned_belongs_to_a_spec_made_outside() -> None:
 def test_a_word_of_another_process() -> None:
     with pytest.raises(qkv.SpecError, match="a call of qkv that this process does not know"):
         call_of("Spec 9999999")
+
+
+@pytest.mark.parametrize("strategy", ["reference", "chunked", "linear"])
+def test_gradients_of_a_graph_are_not_rounded_to_16_bits(strategy: str) -> None:
+    spec = qkv.Spec(weights=qkv.linear(), keep=qkv.causal())
+    found: list[list[Tensor]] = []
+    with qkv.strategy(strategy):
+        for function in (spec, _compiled(spec.__call__)):
+            tensors = [x.clone().requires_grad_() for x in (Q, K, V)]
+            function(*tensors).square().sum().backward()
+            found.append([x.grad for x in tensors if x.grad is not None])
+    for compiled, eager in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-6)

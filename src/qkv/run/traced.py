@@ -210,7 +210,8 @@ def attention_backward(
         torch._C._dispatch_tls_local_include_set(),
         torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView),  # pyright: ignore
     )
-    with everything, torch.enable_grad():
+    # the guard lets autocast's keys in as well, which would round float32 products to 16 bits
+    with everything, torch.autocast(q.device.type, enabled=False), torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in (q, k, v)]
         made = call_of(call)
         given = [x.detach() for x in learned] if made.spec.openings else []

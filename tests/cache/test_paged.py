@@ -52,7 +52,7 @@ def shuffled(cache: Paged, seed: int) -> None:
 
 
 @pytest.mark.parametrize("bits", [None, 8, 4])
-@pytest.mark.parametrize("strategy", ["chunked", "reference"])
+@pytest.mark.parametrize("strategy", ["chunked", "cpu", "reference"])
 def test_bits_do_not_depend_on_where_pages_lie(bits: int | None, strategy: str) -> None:
     cache = Paged(PagePool(4, bits=bits))
     q, k, v = (x.float() for x in tokens(30, 4, batch=3))
@@ -63,7 +63,7 @@ def test_bits_do_not_depend_on_where_pages_lie(bits: int | None, strategy: str) 
             shuffled(cache, seed)
             again = PLAIN(q[:, :, -1:], cache=cache, invariant=True)
             assert torch.equal(first, again)
-    assert PLAIN.plan(q[:, :, -1:], cache=cache, invariant=True).refused["cpu"].count("where a cache keeps its pages")
+    assert "it reads tensors" in PLAIN.plan(q[:, :, -1:], cache=cache, invariant=True).refused["sdpa"]
 
 
 def test_sequences_of_different_lengths() -> None:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from ..errors import CacheError, SpecError
 from ..terms.expr import Captured
+from . import prefixes
 from .codec import encode
 from .pool import PagePool
+from .prefixes import Table
 from .protocol import Cache, Rows, View
 from .slots import Slots
 from .standing import NOWHERE, Standing
@@ -21,8 +23,6 @@ from .stored import Stored
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Table = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,12 +374,8 @@ class Paged(Cache):
         start.
         """
         self._check_plain("publish")
-        size = self.pool.page_size
-        for row, ids, length in zip(self.state.table, self._ids("publish", tokens), self.state.lengths, strict=True):
-            before = 0
-            for n in range(min(len(ids), length) // size):
-                part = ids[n * size : (n + 1) * size]
-                before = self.pool.name(row[n], (before, part), (self.seal, self.features))
+        ids = self._ids("publish", tokens)
+        prefixes.publish(self.pool, self.state.table, self.state.lengths, ids, (self.seal, self.features))
 
     def reuse(self, tokens: Sequence[Sequence[int]]) -> list[int]:
         """Begins with the pages that are known by prefixes of these token ids; returns how many tokens of each sequence
@@ -388,43 +384,20 @@ class Paged(Cache):
         if self.state.table:
             raise CacheError("reuse: the paged cache holds tokens.\n  Only an empty one can begin with known pages.")
         pool, size = self.pool, self.pool.page_size
-        table: list[tuple[int, ...]] = []
-        seal: Any = None
-        for each in tokens:
-            ids, row, before = tuple(int(n) for n in each), list[int](), 0
-            while (len(row) + 1) * size < len(ids):
-                found = pool.by_tokens.get((before, ids[len(row) * size : (len(row) + 1) * size]))
-                if found is None or (seal is not None and found.seal != seal):
-                    break
-                seal, before = found.seal, found.number
-                row.append(found.page)
-            table.append(tuple(row))
+        table, about = prefixes.known(pool, tokens)
         lengths = tuple(len(row) * size for row in table)
         if any(lengths) and pool.rows is not None:
             pool.hold([page for row in table for page in row])
-            self.state = State(tuple(table), lengths, lengths, Standing(max(lengths)))
+            self.state = State(table, lengths, lengths, Standing(max(lengths)))
             self.rows = replace(pool.rows, shared=(len(table), *pool.rows.shared[1:]))
-            self.seal, self.features = seal
+            self.seal, self.features = about
         return list(lengths)
 
     def share(self) -> int:
         """Replaces full pages by ones with the same bytes behind the same prefix; returns how many."""
         self._check_plain("share")
-        pool, size = self.pool, self.pool.page_size
-        table: list[tuple[int, ...]] = []
-        count = 0
-        for row, length in zip(self.state.table, self.state.lengths, strict=True):
-            before, chain, made = -1, b"", list(row)
-            for n in range(length // size):
-                chain = pool.digest(chain, pool.contents(made[n]))
-                found = pool.same(made[n], before, chain)
-                if found != made[n]:
-                    pool.hold([found])
-                    pool.give([made[n]])
-                    made[n], count = found, count + 1
-                before = found
-            table.append(tuple(made))
-        self.state = replace(self.state, table=tuple(table))
+        table, count = prefixes.shared(self.pool, self.state.table, self.state.lengths)
+        self.state = replace(self.state, table=table)
         return count
 
     def _check_plain(self, what: str) -> None:

@@ -197,7 +197,7 @@ class Door:
     ) -> Any:
         """The output alone of one call; ``alias`` is what it is known by beside its spec."""
         if cached.concerns(k, v, options):
-            return cached.run(spec, q, k, v, options).output
+            return cached.output(spec, q, k, v, options)
         options = cached.without(options)
         if traced.is_tracing():
             return traced.traced(spec.word, spec.learned, q, k, v, options)[0]

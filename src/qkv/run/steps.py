@@ -1,0 +1,324 @@
+"""Decoding steps seen before, straight to the compiled core: a few queries over what a cache holds.
+
+A step is known by its spec, its queries' layout and the layout of the cache's storage, not by how many tokens there
+are: the core's object is made for all slots and told how many are in use, and the layers of a model share it.
+Programs of masks are bound again when the number of tokens changes. This module knows which calls that holds for:
+dense, quantized and ring caches whose positions are consecutive, without gradients, rotations or options. All others
+it leaves alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..cache import Cache, Dense, Quantized, Ring
+from ..core import is_built
+from ..plan import Plan, forced
+from ..terms.weights import Sigmoid, Softmax
+from . import finite
+from .backward import Seen, versions
+from .bind import check_claims
+from .fused import FEW_ROWS, Pass, output_like
+from .places import Place, Places
+from .scores import by_row, outside_error
+from .signature import Shape
+from .standing import check_dropped
+from .stored import placed, plain
+from .tile_program import FlatTable, compiled, described, readable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..core import Attention, Terms
+    from ..spec import Spec
+    from .bind import Bound
+    from .tile_program import Compiled
+
+REMEMBERED = 64
+"""How many steps a spec remembers; the oldest is forgotten first."""
+
+_transforms = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue, reportUnknownVariableType]
+_modes = torch._C._len_torch_dispatch_stack  # pyright: ignore[reportPrivateUsage]
+_empty = torch.empty
+_grad = torch.is_grad_enabled
+_threads = torch.get_num_threads
+_Plain = torch.Tensor
+_KINDS = (Dense, Quantized, Ring)
+
+
+@dataclass(slots=True)
+class Quick:
+    """Programs whose graph is bound again by numbers alone: ``coordinates`` as the core is told them, ``key`` the one
+    whose size and first position change, ``behind`` how far from the end of the keys each query begins.
+    """
+
+    program: Compiled
+    coordinates: list[tuple[int, int, int, int]]
+    key: int
+    behind: dict[int, int]
+    tables: list[FlatTable]
+    alive: list[Tensor]
+    wide: bool
+
+    @staticmethod
+    def of(bound: Bound, program: Compiled, order: Sequence[str]) -> Quick | None:
+        """None where a call's binding needs more: tensors of the caller's, or their sizes."""
+        lowered, (key,) = bound.lowered, bound.lowered.key
+        if not program.shareable or lowered.claims:
+            return None
+        coordinates = program.coordinates(bound, tuple(order))
+        end = bound.places.places.get(key, Place()).offset + bound.frame.sizes[key]
+        related = {query for query, _ in lowered.relations}
+        behind = {n: end - coordinates[n][3] for n, name in enumerate(program.names) if name in related}
+        alive = [readable(bound.tables.get(table, table.tensor)) for table in program.tables]
+        tables = [described(x, table in program.learnt) for x, table in zip(alive, program.tables, strict=True)]
+        wide = bound.working_dtype == torch.float64
+        return Quick(program, coordinates, program.names.index(key), behind, tables, alive, wide)
+
+    def terms(self, count: int, first: int) -> Terms:
+        """The programs over ``count`` keys that stand from ``first`` on."""
+        now = self.coordinates
+        role, _, step, _ = now[self.key]
+        now[self.key] = (role, count, step, first)
+        for n, behind in self.behind.items():
+            role, size, step, _ = now[n]
+            now[n] = (role, size, step, first + count - behind)
+        return self.program.graph.bind(now, self.tables, self.wide, self.alive)
+
+
+@dataclass(slots=True)
+class Step:
+    """One kind of step: the core's object, and ``bound`` as the template of a call, without its tensors.
+
+    ``terms`` are those of ``moment``: how many keys there are, where the first stands, and how many were seen.
+    """
+
+    call: Attention
+    bound: Bound
+    output: torch.Size | tuple[int, ...]
+    dtype: torch.dtype
+    program: Compiled | None
+    order: Sequence[str]
+    sink: Tensor | None
+    versions: Seen
+    moment: tuple[int, int, int]
+    terms: Terms | None
+    quick: Quick | None
+
+    def move(self, cache: Cache, moment: tuple[int, int, int]) -> None:
+        """The programs for another number of keys. Raises what the call would raise."""
+        held, first, seen = moment
+        if seen == held and self.quick is not None:
+            self.terms = self.quick.terms(held, first)
+            self.moment = moment
+            return
+        bound, made = self.bound, self.bound.frame
+        (key,) = made.lowered.key
+        sizes = {**made.sizes, key: held}
+        check_claims(made.lowered, sizes)
+        places = {key: Place(offset=first)}
+        for query, _ in made.lowered.relations:
+            places[query] = Place(offset=first + held - sizes[query])
+        made = replace(made, sizes=sizes)
+        at = Places(made.axes, sizes, places, made.device)
+        check_dropped(cache, made, cache.view(), at)
+        if self.program is not None:
+            self.terms = self.program.bind(replace(bound, frame=made, places=at), self.order)
+        self.moment = moment
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """How new keys and values become a cache's rows: the orders of their axes, None where they are in order."""
+
+    keys: tuple[int, ...] | None
+    values: tuple[int, ...] | None
+
+
+def may_append(spec: Spec, q: Any, k: Any, v: Any, cache: Any) -> bool:
+    """Whether tokens like these were appended before by this spec, to a cache of this kind."""
+    appends = spec.__dict__.get("_appends")
+    if appends is None or type(cache) not in _KINDS or cache.state.standing.given is not None:
+        return False
+    key = _append_key(q, k, v)
+    return key is not None and key in appends and cache.rows is not None and not torch.is_autocast_enabled("cpu")
+
+
+def append(spec: Spec, q: Tensor, k: Tensor, v: Tensor, cache: Any) -> None:
+    """Extends the cache by tokens that ``may_append`` said yes to."""
+    found: Append = spec.__dict__["_appends"][_shapes(q, k, v)]
+    keys = k if found.keys is None else k.permute(found.keys)
+    values = v if found.values is None else v.permute(found.values)
+    cache.extend(keys.detach(), values.detach())
+
+
+def _shapes(q: Tensor, k: Tensor, v: Tensor) -> tuple[Any, ...]:
+    return (q.shape, k.shape, v.shape, k.dtype, v.dtype)
+
+
+def _append_key(q: Any, k: Any, v: Any) -> tuple[Any, ...] | None:
+    if (
+        type(q) is not _Plain
+        or type(k) is not _Plain
+        or type(v) is not _Plain
+        or (_grad() and (q.requires_grad or k.requires_grad or v.requires_grad))
+        or not (q.is_cpu and k.is_cpu and v.is_cpu)
+        or _transforms() is not None
+        or _modes() != 0
+        or k.is_neg()
+        or v.is_neg()
+    ):
+        return None
+    return _shapes(q, k, v) if q.dtype == k.dtype else None
+
+
+def answer(spec: Spec, q: Any, cache: Any) -> Tensor | None:
+    """The output of a step that is known."""
+    steps = spec.__dict__.get("_steps")
+    if steps is None:
+        return None
+    key = _key(q, cache)
+    step: Step | None = steps.get(key) if key is not None else None
+    if step is None:
+        return None
+    if step.versions and any(tensor._version != n for _, tensor, n in step.versions):
+        del steps[key]
+        return None
+    state = cache.state
+    standing = state.standing
+    moment = (standing.count, standing.first, cache.length)
+    if step.moment != moment:
+        step.move(cache, moment)
+    keys, values, sink = state.keys, state.values, step.sink
+    output = _empty(step.output, dtype=step.dtype)
+    outside = step.call.forward(
+        q=q.data_ptr(),
+        k=keys.data.data_ptr(),
+        v=values.data.data_ptr(),
+        out=output.data_ptr(),
+        sink=0 if sink is None else sink.data_ptr(),
+        terms=step.terms,
+        num_threads=_threads(),
+        k_scale=0 if keys.scale is None else keys.scale.data_ptr(),
+        v_scale=0 if values.scale is None else values.scale.data_ptr(),
+        ring_start=getattr(state, "start", 0),
+        num_keys=standing.count,
+    )
+    if outside >= 0 and step.program is not None:
+        raise outside_error(step.program.lookups[outside])
+    return output
+
+
+def _key(q: Any, cache: Any) -> tuple[object, ...] | None:
+    """What the step is known by beside its spec; None where it is not one for this way."""
+    if (
+        type(q) is not _Plain
+        or type(cache) not in _KINDS
+        or (q.requires_grad and _grad())
+        or not q.is_cpu
+        or _transforms() is not None
+        or _modes() != 0
+        or q.is_neg()
+    ):
+        return None
+    state: Any = cache.state
+    keys, values = state.keys, state.values
+    if keys is None or values is None or state.standing.given is not None:
+        return None
+    k, v = keys.data, values.data
+    return (q.shape, q.stride(), q.dtype, state.__class__, k.shape, v.shape, k.stride(), v.stride(), k.dtype, forced())
+
+
+def remember(spec: Spec, q: Tensor, k: Any, v: Any, cache: Cache, bound: Bound, plan: Plan) -> None:
+    """Makes a step known after it ran, if it is one of those that can be; with ``k`` and ``v`` their appending too."""
+    lowered, made = bound.lowered, bound.frame
+    state: Any = cache.state
+    key = _key(q, cache)
+    if (
+        key is None
+        or plan.strategy != "cpu"
+        or not is_built()
+        or bound.want
+        or bound.given
+        or bound.dropout
+        or spec.position is not None
+        or not isinstance(spec.weights, Softmax | Sigmoid)
+        or lowered.projections
+        or lowered.row_table is not None
+        or len(lowered.value_features) != 1
+        or len(lowered.key) != 1
+        or not made.dtype == bound.q.dtype == bound.k.dtype == bound.v.dtype
+        or bound.q.data_ptr() != q.data_ptr()
+        or any(finite.is_transformed(x) for x in (q,))
+        or not _at_the_end(bound)
+    ):
+        return
+    shape = Shape.of(bound, bound.q, bound.v)
+    if shape.is_empty or shape.num_rows > FEW_ROWS or shape.lead:
+        return
+    plain_rows = not made.key.splits and not made.value.splits and len(lowered.features) == 1
+    if k is not None and plain_rows:
+        appends: dict[Any, Append] = spec.__dict__.setdefault("_appends", {})
+        if len(appends) >= REMEMBERED:
+            appends.pop(next(iter(appends)), None)
+        orders = (None if x.plain else x.order for x in (made.key, made.value))
+        appends[_shapes(q, k, v)] = Append(*orders)
+    standing, slots = state.standing, state.keys.num_slots
+    kept = plain(shape, bound.k, bound.v) if bound.stored is None else placed(shape, *bound.stored)
+    job = Pass.of(bound, bound.v.dtype)
+    sink = None if lowered.sink is None else by_row(bound, lowered.sink, bound.working_dtype)
+    sink = None if sink is None else sink.to(bound.working_dtype).expand(shape.rows)
+    views = {
+        **kept.views,
+        "q": shape.by_row(bound.q, True),
+        "out": shape.by_row(output_like(job, shape, job.dtype), True),
+    }
+    if sink is not None:
+        views["sink"] = shape.by_row(sink, False)
+    call = replace(shape, keys=(slots,)).signature(
+        bound,
+        bound.q.dtype,
+        0,
+        views,
+        key_element=kept.element,
+        placing={"ring_slots": [slots]} if isinstance(cache, Ring) else {},
+        out=job.dtype,
+    )
+    nothing = bound.q.new_empty(())
+    template = replace(bound, q=nothing, k=nothing, v=nothing, stored=None)
+    _, terms = job.terms(shape)
+    program = None if terms is None else compiled(bound)
+    steps: dict[Any, Step] = spec.__dict__.setdefault("_steps", {})
+    if len(steps) >= REMEMBERED:
+        steps.pop(next(iter(steps)), None)
+    order = [lowered.query_order[n] for n in shape.order]
+    steps[key] = Step(
+        call,
+        template,
+        made.output.shape,
+        made.dtype,
+        program,
+        order,
+        sink,
+        versions(bound),
+        (standing.count, standing.first, cache.length),
+        terms,
+        None if program is None else Quick.of(bound, program, order),
+    )
+
+
+def _at_the_end(bound: Bound) -> bool:
+    """Whether all positions are numbers, and queries stand at the last keys."""
+    places, sizes, (key,) = bound.places.places, bound.frame.sizes, bound.lowered.key
+    if any(place.given is not None or place.components is not None for place in places.values()):
+        return False
+    end = places.get(key, Place()).offset + sizes[key]
+    related = {query for query, _ in bound.lowered.relations}
+    return all(
+        (place.offset + sizes[name] == end) if name in related else name == key or not place.offset
+        for name, place in places.items()
+    )

@@ -174,7 +174,11 @@ def remember(spec: Spec, q: Tensor, cache: Cache, bound: Bound, plan: Plan) -> N
     job = Pass.of(bound, bound.v.dtype)
     sink = None if lowered.sink is None else by_row(bound, lowered.sink, bound.working_dtype)
     sink = None if sink is None else sink.to(bound.working_dtype).expand(shape.rows)
-    views = {**kept.views, "q": shape.by_row(bound.q, True), "out": shape.by_row(output_like(job, shape, job.dtype), True)}
+    views = {
+        **kept.views,
+        "q": shape.by_row(bound.q, True),
+        "out": shape.by_row(output_like(job, shape, job.dtype), True),
+    }
     if sink is not None:
         views["sink"] = shape.by_row(sink, False)
     call = replace(shape, keys=(slots,)).signature(

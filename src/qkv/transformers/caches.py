@@ -6,7 +6,6 @@ It knows what a configuration says of layers; it refuses to know how tokens are 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -136,6 +135,3 @@ def _latent(module: Any) -> qkv.cache.Latent:
     content, values = module.qk_nope_head_dim, module.v_head_dim
     both = weight.view(-1, content + values, weight.shape[-1])
     return qkv.cache.Latent(both[:, :content], both[:, content:], rotary="last")
-
-
-Prepare = Callable[..., Any]

@@ -15,6 +15,7 @@ from ..errors import ModelError
 from . import hf
 from .attention import qkv_attention
 from .check import compare
+from .default import CacheName, set_default
 from .mask import qkv_mask
 from .routes import unrouted
 from .tiny import NAME, configs_of
@@ -36,8 +37,11 @@ def register() -> None:
     hf.masks.register(NAME, qkv_mask)
 
 
-def use(model: Model, *, check: bool = True) -> Model:
+def use(model: Model, *, check: bool = True, cache: CacheName | None = None) -> Model:
     """The same ``model``, its attention and that of its parts now computed by qkv.
+
+    ``cache`` is what ``generate`` keeps keys and values in where it is given no cache: a ``Cache`` of the kind
+    ``"auto"``, ``"dense"`` or ``"ring"``, or of ``"int8"`` or ``"int4"`` codes; None is transformers' own.
 
     With ``check``, a tiny left-padded batch is read with eager attention and with qkv; models that do not read text are
     checked at their first forward pass instead. Raises ``ModelError`` for a model that does not call transformers'
@@ -53,6 +57,7 @@ def use(model: Model, *, check: bool = True) -> Model:
     name = type(model).__name__
     if not hf.asks_the_interface(type(model)):
         raise ModelError(unrouted(name))
+    set_default(model, cache)
     before = [(config, hf.implementation_of(config)) for config in configs_of(model)]
     hf.set_all(model, NAME)
     if not check:

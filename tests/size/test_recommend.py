@@ -129,11 +129,13 @@ def test_pairs_against_projections() -> None:
 
 def test_documents_both_ways() -> None:
     """Full attention while it costs less than the projections, BigBird beyond: 2 n d + softmax against 4 d**2."""
-    found = {n: recommend("documents", context=n, **SMALL) for n in (512, 2048)}
+    # n**2 (4 * 512 + 5 * 8) pairs' operations against 8 n 512**2 of projections
+    place = 8 * 512**2 // (4 * 512 + 5 * 8)
+    found = {n: recommend("documents", context=n, **SMALL) for n in (place, place + 1)}
     assert [item.chosen.name for item in found.values()] == ["multi-head", "bigbird"]
     for n, item in found.items():
         full = item.figures[0]
-        assert (full.pair_flops > full.projection_flops) == (n == 2048)
+        assert (full.pair_flops > full.projection_flops) == (n == place + 1)
         assert item.chosen.cache_bytes == 0
     assert recommend("documents").chosen.name == "bigbird"
 
@@ -217,11 +219,29 @@ def test_every_rule_has_a_source() -> None:
 
 
 def test_encoder_and_decoder() -> None:
-    near, far = (recommend("encoder-decoder", context=n, source=n, **SMALL) for n in (100, 5000))
+    def found(n: int) -> Recommendation:
+        return recommend("encoder-decoder", context=n, source=n, **SMALL)
+
+    low, high = 100, 5000
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if found(middle).chosen.name == "multi-head" else (low, middle)
+    near, far = found(low), found(high)
+    # a decoded token reads its cache and the decoder's weights: the crossing is where the cache is the larger part
+    for one, is_far in ((near, False), (far, True)):
+        most = one.figures[0]
+        assert (most.cache_read_bytes > most.weight_bytes) == is_far
     assert list(near.specs) == ["encoder", "decoder", "cross"]
     assert near.chosen.name == "multi-head"
     assert far.chosen.name == "grouped-query"
     assert far.mechanisms == ("multi-head", "grouped-query", "cross")
+
+
+def test_linear_time_with_a_source_is_not_met_and_says_why() -> None:
+    found = recommend("linear", source=4096, context=4096, **SMALL)
+    assert [item.part for item in found.unmet] == ["linear time"]
+    assert "grow with the square of the context" in found.unmet[0].why
+    assert recommend("linear", context=4096, **SMALL).unmet == ()
 
 
 @pytest.mark.parametrize(

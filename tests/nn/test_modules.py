@@ -188,6 +188,10 @@ def test_learned_terms_belong_to_the_module() -> None:
     assert layer.state_dict()["terms.0"].equal(table)
     layer(X.float()).sum().backward()
     assert table.grad is not None and table.grad.abs().sum() > 0
+    eager, table.grad = table.grad, None
+    torch.compiler.reset()
+    torch.compile(layer, fullgraph=True, backend="aot_eager")(X.float()).sum().backward()
+    torch.testing.assert_close(table.grad, eager)
     twin = copy.deepcopy(layer).double()
     assert twin.terms[0] is twin.spec.tables[0] and twin.terms[0] is not table
     before = twin(X)

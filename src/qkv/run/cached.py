@@ -121,9 +121,10 @@ def run(spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Resul
             bound, plan = _appended(asked, q, k, v)
             result = result_of(bound.frame, bound, find(plan.strategy).run(bound), plan)
             bound.after()
-            if k is None and len(options) == 1:
+            if k is not None:
+                cache.settle()
+            elif len(options) == 1:
                 steps.remember(spec, q, cache, bound, plan)
-            cache.settle()
         except BaseException:
             cache.restore(before)
             raise

@@ -1,0 +1,90 @@
+"""A real model with a cache of qkv's: SmolLM2-135M-Instruct writes what it writes with its own cache and attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+import qkv.transformers
+from qkv.transformers import Cache, Loaded, load_model
+from tests.transformers.test_smollm2 import PROMPTS
+
+COUNT = 100
+TEXT = (
+    "A lighthouse stands where ships would otherwise not see the land until it is too late. Its keeper used to live in "
+    "the tower, trim the wick every few hours, and wind the clockwork that turned the lens. In 1822 Augustin Fresnel "
+    "found that a lens can be cut into rings, each a prism that bends the light by a little more than the one inside "
+    "it. Such a lens is thin, and a lamp behind it can be seen thirty kilometres away. The rings were ground by hand. "
+    "Today most lighthouses have no keepers. A sensor turns the lamp on at dusk, and the ships have better maps than "
+    "their captains once dreamt of. People still visit the towers, climb the narrow stairs, and look at the sea."
+)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[Loaded]:
+    made = load_model()
+    made.tokenizer.padding_side = "left"
+    yield made
+
+
+@torch.no_grad()
+def written(loaded: Loaded, prompts: list[str], cache: Any, **settings: Any) -> Tensor:
+    """The ``COUNT`` tokens that follow each prompt."""
+    batch = loaded.tokenizer(prompts, return_tensors="pt", padding=True)
+    chosen = {"max_new_tokens": COUNT, "min_new_tokens": COUNT, "do_sample": False, **settings}
+    model: Any = loaded.model
+    return model.generate(**batch, past_key_values=cache, **chosen)[:, batch.input_ids.shape[1] :]
+
+
+@pytest.fixture(scope="module")
+def own(loaded: Loaded) -> dict[str, Tensor]:
+    """What sdpa and a DynamicCache write after each prompt."""
+    loaded.model.set_attn_implementation("sdpa")
+    return {p: written(loaded, [p], DynamicCache(config=loaded.model.config)) for p in PROMPTS}
+
+
+def test_five_prompts_are_continued_with_the_same_tokens(loaded: Loaded, own: dict[str, Tensor]) -> None:
+    model = qkv.transformers.use(loaded.model)
+    for prompt in PROMPTS:
+        cache = Cache(model)
+        assert torch.equal(written(loaded, [prompt], cache), own[prompt]), prompt
+        assert cache.explain() == "30 layers of 30: dense, read in place"
+
+
+def test_a_left_padded_batch_is_continued_with_the_same_tokens(loaded: Loaded) -> None:
+    """Against the same batch with sdpa, which computes padded rows in the same order of sums."""
+    settings = {"max_new_tokens": 24, "min_new_tokens": 24}
+    loaded.model.set_attn_implementation("sdpa")
+    theirs = written(loaded, PROMPTS, DynamicCache(config=loaded.model.config), **settings)
+    model = qkv.transformers.use(loaded.model)
+    cache = Cache(model)
+    assert torch.equal(written(loaded, PROMPTS, cache, **settings), theirs)
+    assert cache.explain() == "30 layers of 30: dense, read in place"
+
+
+def test_codes_of_8_bits_leave_four_of_five_texts_as_they_are(loaded: Loaded, own: dict[str, Tensor]) -> None:
+    model = qkv.transformers.use(loaded.model)
+    same = [torch.equal(written(loaded, [p], Cache(model, bits=8)), own[p]) for p in PROMPTS]
+    assert sum(same) >= 4, same
+
+
+@torch.no_grad()
+def test_codes_of_8_bits_move_perplexity_by_less_than_half_a_percent(loaded: Loaded) -> None:
+    """Each token is read by itself, so that all keys but its own come from the cache."""
+    model: Any = qkv.transformers.use(loaded.model)
+    ids = loaded.tokenizer(TEXT, return_tensors="pt").input_ids
+    exact = float(torch.exp(model(ids, labels=ids).loss))
+    cache = Cache(model, bits=8)
+    logits = [model(ids[:, n : n + 1], past_key_values=cache).logits for n in range(ids.shape[1] - 1)]
+    loss = torch.nn.functional.cross_entropy(torch.cat(logits, dim=1)[0], ids[0, 1:])
+    assert ids.shape[1] > 120
+    assert abs(float(torch.exp(loss)) / exact - 1.0) < 0.005
+    plain = model.config
+    floats = 2 * 30 * ids.shape[1] * plain.num_key_value_heads * (plain.hidden_size // plain.num_attention_heads) * 4
+    slots = cache.layers[0].cache.state.keys.num_slots
+    assert cache.nbytes <= 0.27 * floats * slots / ids.shape[1]

@@ -300,7 +300,7 @@ def test_the_default_of_generate() -> None:
 def test_layers_of_other_kinds_are_transformers_own() -> None:
     config = LlamaConfig(**{**families.TEXT, "layer_types": ["full_attention", "linear_attention"]})
     cache = Cache(LlamaForCausalLM(config))
-    assert [type(layer) for layer in cache.layers][0] is Layer
+    assert type(cache.layers[0]) is Layer
     assert "LinearAttentionLayer of transformers" in cache.explain()
 
 

@@ -1,7 +1,7 @@
 """Decoding steps seen before, straight to the compiled core: a few queries over what a cache holds.
 
-A step is known by its spec, its queries' layout and the layout of the cache's storage, not by how many tokens there are:
-the core's object is made for all slots and told how many are in use, and the layers of a model share it. Programs of
+A step is known by its spec, its queries' layout and the layout of the cache's storage, not by how many tokens there
+are: the core's object is made for all slots and told how many are in use, and the layers of a model share it. Programs of
 masks are bound again when the number of tokens changes. This module knows which calls that holds for: dense, quantized
 and ring caches whose positions are consecutive, without gradients, rotations or options. All others it leaves alone.
 """
@@ -140,7 +140,7 @@ def _key(q: Any, cache: Any) -> tuple[Any, ...] | None:
     if keys is None or values is None or state.standing.given is not None:
         return None
     k, v = keys.data, values.data
-    return (q.shape, q.stride(), q.dtype, type(cache), k.shape, v.shape, k.stride(), v.stride(), k.dtype, forced())
+    return (q.shape, q.stride(), q.dtype, cache.kind, k.shape, v.shape, k.stride(), v.stride(), k.dtype, forced())
 
 
 def remember(spec: Spec, q: Tensor, cache: Cache, bound: Bound, plan: Plan) -> None:

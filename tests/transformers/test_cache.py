@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ from transformers import DynamicCache
 import qkv
 import qkv.transformers
 from qkv.transformers.check import limit_of
-from qkv.transformers.layers import IN_PLACE, OTHERS, TOUCHED
+from qkv.transformers.layers import IN_PLACE
 from tests.transformers import families, harness
 
 LIMIT = limit_of(torch.float32)

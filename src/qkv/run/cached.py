@@ -48,7 +48,8 @@ def output(spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> An
                 return found
         elif k is not None and steps.may_append(spec, q, k, v, cache):
             return _stepped(spec, q, k, v, cache)
-    return run(spec, q, k, v, options).output
+    called: Any = run
+    return called(spec, q, k, v, options).output
 
 
 def _stepped(spec: Spec, q: Tensor, k: Tensor, v: Tensor, cache: Cache) -> Any:
@@ -80,7 +81,8 @@ def _run(spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Resu
             bound.after()
             if len(options) == 1:
                 steps.remember(spec, q, k, v, cache, bound, plan)
-            cache.settle()
+            if k is not None:
+                cache.settle()
         except BaseException:
             cache.restore(before)
             raise

@@ -230,7 +230,7 @@ def _key(q: Any, cache: Any) -> tuple[object, ...] | None:
     if keys is None or values is None or state.standing.given is not None:
         return None
     k, v = keys.data, values.data
-    return (q.shape, q.stride(), q.dtype, state.__class__, k.shape, v.shape, k.stride(), v.stride(), k.dtype, forced())
+    return (q.shape, q.stride(), q.dtype, cache.kind, k.shape, v.shape, k.stride(), v.stride(), k.dtype, forced())
 
 
 def remember(spec: Spec, q: Tensor, k: Any, v: Any, cache: Cache, bound: Bound, plan: Plan) -> None:

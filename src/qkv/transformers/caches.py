@@ -91,12 +91,12 @@ class Cache(hf.TransformersCache):
         """One line for each kind of layer: how many there are, and what attention gets of them."""
         found: dict[str, int] = {}
         for layer in self.layers:
-            words = (
-                f"{layer.cache.kind}{'' if getattr(layer.cache, 'bits', None) is None else f' of {layer.cache.bits} bits'}"
-                f", {layer.reading}"
-                if isinstance(layer, Layer)
-                else f"{type(layer).__name__} of transformers"
-            )
+            if isinstance(layer, Layer):
+                bits: int | None = getattr(layer.cache, "bits", None)
+                codes = "" if bits is None else f" of {bits} bits"
+                words = f"{layer.cache.kind}{codes}, {layer.reading}"
+            else:
+                words = f"{type(layer).__name__} of transformers"
             found[words] = found.get(words, 0) + 1
         return "\n".join(f"{count} layers of {len(self.layers)}: {words}" for words, count in found.items())
 
@@ -125,7 +125,7 @@ def _latent_modules(model: nn.Module) -> dict[int, nn.Module]:
     for module in model.modules():
         up: Any = getattr(module, "kv_b_proj", None)
         names = ("layer_idx", "kv_lora_rank", "qk_nope_head_dim", "v_head_dim", "expand_kv")
-        if type(up) is nn.Linear and up.bias is None and all(hasattr(module, name) for name in names):
+        if type(up) is nn.Linear and getattr(up, "bias", None) is None and all(hasattr(module, name) for name in names):
             found[int(module.layer_idx)] = module  # pyright: ignore[reportArgumentType]
     return found
 

@@ -6,7 +6,7 @@ It knows where transformers makes one; it refuses to know what a cache is made o
 from __future__ import annotations
 
 from types import MethodType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from transformers import PreTrainedModel
 
@@ -52,8 +52,9 @@ def set_default(model: PreTrainedModel, name: CacheName | None) -> None:
 def _prepared(self: Any, generation_config: Any, model_kwargs: dict[str, Any], *others: Any, **named: Any) -> Any:
     """In place of the model's method: a cache of transformers' own choice becomes one of qkv's."""
     given = model_kwargs.get("past_key_values")
-    answer = getattr(type(self), _METHOD)(self, generation_config, model_kwargs, *others, **named)
-    made = model_kwargs.get("past_key_values")
+    of_class: Any = getattr(cast("type[Any]", type(self)), _METHOD)
+    answer = of_class(self, generation_config, model_kwargs, *others, **named)
+    made: Any = model_kwargs.get("past_key_values")
     chosen = generation_config.cache_implementation in (None, "dynamic")
     if given is not None or not chosen or hf.implementation_of(self.config.get_text_config(decoder=True)) != NAME:
         return answer

@@ -1,9 +1,9 @@
 """What a cache hands to a model in place of keys and values, and how the attention function knows it again.
 
-A layer of ``Cache`` returns tensors that carry a note: which layer they came from. Models that pass them on to attention
-untouched pass the note on with them, for it belongs to the object; what any operation makes of them has none. Latents
-become keys and values of each head on the way, so their layer waits for the module that asked. This module knows notes;
-it refuses to know what is computed.
+A layer of ``Cache`` returns tensors that carry a note: which layer they came from. Models that pass them on to
+attention untouched pass the note on with them, for it belongs to the object; what any operation makes of them has
+none. Latents become keys and values of each head on the way, so their layer waits for the module that asked. This
+module knows notes; it refuses to know what is computed.
 """
 
 from __future__ import annotations

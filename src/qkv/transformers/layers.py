@@ -1,8 +1,8 @@
 """Layers of a transformers cache, each over one of qkv's caches.
 
-``update`` writes the new tokens behind the others and hands out what attention reads in place; nothing is joined, rolled
-or dequantized. The first pass of a model shows whether it passes keys and values on to attention as it got them; a
-model that does not, and every attention function but qkv's, gets ordinary tensors. This module knows transformers'
+``update`` writes the new tokens behind the others and hands out what attention reads in place; nothing is joined,
+rolled or dequantized. The first pass of a model shows whether it passes keys and values on to attention as it got them;
+a model that does not, and every attention function but qkv's, gets ordinary tensors. This module knows transformers'
 protocol of a layer; it refuses to know how attention reads.
 """
 
@@ -134,12 +134,12 @@ class Layer(hf.CacheLayerMixin):
         return not self.is_sliding
 
     @property
-    def keys(self) -> Tensor | None:
+    def keys(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride] - made when asked for
         """All held keys as an ordinary tensor."""
         return self.plain()[0] if self.is_initialized else None
 
     @property
-    def values(self) -> Tensor | None:
+    def values(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride] - as keys
         """All held values as an ordinary tensor."""
         return self.plain()[1] if self.is_initialized else None
 
@@ -274,9 +274,9 @@ class LatentLayer(Layer):
 
     def plain(self) -> tuple[Tensor, Tensor]:
         """All latents ``[batch, token, latent]`` and rotary keys."""
-        rows = self.cache.view().keys
+        rows: Any = self.cache.view().keys
         size = self.cache.latent_size
-        return rows[..., :size], rows[..., size:]  # pyright: ignore[reportIndexIssue]
+        return rows[..., :size], rows[..., size:]
 
     def __deepcopy__(self, memo: Any) -> Self:
         self.settle()

@@ -39,6 +39,7 @@ class Said:
 
 
 def said_by(name: str, mask: Tensor, sizes: tuple[int, int, int, int]) -> Said:
+    """What a mask says; ``sizes`` are those of batch, heads, queries and keys."""
     if isinstance(mask, SymbolicMask):
         rule = mask.rule
         if not rule.edited and (rule.batch_size, rule.num_queries, rule.num_keys) == (sizes[0], sizes[2], sizes[3]):

@@ -179,18 +179,18 @@ FORWARD = [
     Fault(
         "rotation one position on",
         "bind",
-        "_prepared",
+        "turned",
         "standing = places.rotation(lowered.rotated[side], axes)",
         "standing = places.rotation(lowered.rotated[side], axes) + side",
     ),
-    Fault("16-bit rotation", "bind", "_prepared", "x = x.to(precision)", "pass"),
+    Fault("16-bit rotation", "bind", "turned", "x = x.to(precision)", "pass"),
     Fault("queries from the first key", "places", "resolve", 'sizes[key] - sizes[query] if align == "end" else 0', "0"),
     Fault(
         "positions ignored",
         "places",
         "resolve",
-        "places[name] = _place(",
-        "places[name] = Place() if True else _place(",
+        "places[name] = place_of(",
+        "places[name] = Place() if True else place_of(",
     ),
     Fault(
         "second map forgotten",

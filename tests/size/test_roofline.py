@@ -101,7 +101,7 @@ def test_counts(text: Any, number: int) -> None:
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("24GiB", 24 << 30), ("80GB", 80 * 10**9), ("1.5 MiB", 3 << 19), ("10", 10), ("3 tb", 3 * 10**12), (0, 0)],
+    [("24GiB", 24 << 30), ("80GB", 80 * 10**9), ("1.5 MiB", 3 << 19), ("10", 10), ("3 tb", 3 * 10**12)],
 )
 def test_bytes(text: Any, number: int) -> None:
     assert to_bytes(text) == number

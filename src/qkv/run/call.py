@@ -196,9 +196,10 @@ class Door:
         self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any], alias: quick.Alias | None = None
     ) -> Any:
         """The output alone of one call; ``alias`` is what it is known by beside its spec."""
-        if cached.concerns(k, v, options):
-            return cached.output(spec, q, k, v, options)
-        options = cached.without(options)
+        if options or k is None or v is None:
+            if cached.concerns(k, v, options):
+                return cached.output(spec, q, k, v, options)
+            options = cached.without(options)
         if traced.is_tracing():
             return traced.traced(spec.word, spec.learned, q, k, v, options)[0]
         known = None if options else quick.signature((spec,), q, k, v)

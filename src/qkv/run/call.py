@@ -167,6 +167,10 @@ def _traced_spec(
 _traced_specs: list[Spec] = []
 
 
+def _lacks(k: Any, v: Any) -> bool:
+    return k is None or v is None
+
+
 class Door:
     """Runs and plans specs."""
 
@@ -196,7 +200,7 @@ class Door:
         self, spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any], alias: quick.Alias | None = None
     ) -> Any:
         """The output alone of one call; ``alias`` is what it is known by beside its spec."""
-        if options or k is None or v is None:
+        if options or _lacks(k, v):
             if cached.concerns(k, v, options):
                 return cached.output(spec, q, k, v, options)
             options = cached.without(options)

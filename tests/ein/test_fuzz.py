@@ -100,6 +100,13 @@ def test_any_text(text: str) -> None:
     harmless(text)
 
 
+def test_what_a_terminal_would_obey_is_shown_as_a_sign() -> None:
+    (shown,) = qkv.ein.report("a\r\x85\x1b[2J").split("\n\n")[:1]
+    assert len(shown.splitlines()) <= 8
+    assert "\r" not in shown
+    assert "\x1b" not in shown
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(WORDS), max_size=60).map(" ".join))
 def test_any_words(text: str) -> None:

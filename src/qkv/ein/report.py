@@ -102,7 +102,7 @@ class Source:
     def show(self, found: Diagnostic) -> str:
         """The diagnostic in at most eight lines."""
         number, column = self.place(min(found.span[0], len(self.text)))
-        shown, start = _window(self.line(number).replace("\t", " "), column - 1)
+        shown, start = _window(_printable(self.line(number)), column - 1)
         width = max(1, min(found.span[1] - found.span[0], len(shown) - start))
         edge = f"{number:>5} | "
         lines = [
@@ -118,6 +118,11 @@ class Source:
 
 
 _SHOWN = 110
+
+
+def _printable(line: str) -> str:
+    """The line with something to see for each character that a terminal would obey: carets stay where they belong."""
+    return "".join(c if c.isprintable() else " " if c == "\t" else "\ufffd" for c in line)
 
 
 def _window(line: str, column: int) -> tuple[str, int]:

@@ -17,6 +17,7 @@ import torch
 from ..plan import Plan, forced
 from ..terms.weights import Sigmoid, Softmax
 from .fused import FEW_ROWS, Pass, output_like
+from .ordinary import ordinary
 from .signature import Shape
 
 if TYPE_CHECKING:
@@ -28,13 +29,8 @@ if TYPE_CHECKING:
 REMEMBERED = 1024
 """How many calls are remembered; the oldest is forgotten first."""
 
-_transforms = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue, reportUnknownVariableType]
-_modes = torch._C._len_torch_dispatch_stack  # pyright: ignore[reportPrivateUsage]
 _empty = torch.empty
-_grad = torch.is_grad_enabled
 _threads = torch.get_num_threads
-_dual: Any = torch.autograd.forward_ad
-_Plain = torch.Tensor
 
 
 @dataclass(slots=True)
@@ -64,19 +60,7 @@ atexit.register(_known.clear)  # before the core goes, which counts what it made
 
 def signature(parts: tuple[object, ...], q: Any, k: Any, v: Any, scale: object = None) -> tuple[Any, ...] | None:
     """What the call is known by; None where it is not one for the quick way. ``parts`` are the spec or its parts."""
-    if (
-        type(q) is not _Plain
-        or type(k) is not _Plain
-        or type(v) is not _Plain
-        or (_grad() and (q.requires_grad or k.requires_grad or v.requires_grad))
-        or not (q.is_cpu and k.is_cpu and v.is_cpu)
-        or _transforms() is not None
-        or _modes() != 0
-        or _dual._current_level >= 0
-        or q.is_neg()
-        or k.is_neg()
-        or v.is_neg()
-    ):
+    if not ordinary(q, k, v):
         return None
     tensors = (q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(), q.dtype, k.dtype, v.dtype)
     # 1.0 == True, and True is no scale

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..cache import Cache, Dense, Quantized, Ring
-from ..core import is_built
 from ..plan import Plan, forced
 from ..terms.weights import Sigmoid, Softmax
-from . import finite
 from .backward import Seen, versions
 from .bind import check_claims
 from .fused import FEW_ROWS, Pass, output_like
+from .ordinary import ordinary
 from .places import Place, Places
 from .scores import by_row, outside_error
 from .signature import Shape
@@ -41,16 +40,15 @@ if TYPE_CHECKING:
 REMEMBERED = 64
 """How many steps a spec remembers; the oldest is forgotten first."""
 
-_transforms = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue, reportUnknownVariableType]
-_modes = torch._C._len_torch_dispatch_stack  # pyright: ignore[reportPrivateUsage]
 _empty = torch.empty
-_grad = torch.is_grad_enabled
 _threads = torch.get_num_threads
-_Plain = torch.Tensor
 _KINDS = (Dense, Quantized, Ring)
 
 
-@dataclass(slots=True)
+Moment = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Quick:
     """Programs whose graph is bound again by numbers alone: ``coordinates`` as the core is told them, ``key`` the one
     whose size and first position change, ``behind`` how far from the end of the keys each query begins.
@@ -81,7 +79,7 @@ class Quick:
 
     def terms(self, count: int, first: int) -> Terms:
         """The programs over ``count`` keys that stand from ``first`` on."""
-        now = self.coordinates
+        now = list(self.coordinates)
         role, _, step, _ = now[self.key]
         now[self.key] = (role, count, step, first)
         for n, behind in self.behind.items():
@@ -94,7 +92,8 @@ class Quick:
 class Step:
     """One kind of step: the core's object, and ``bound`` as the template of a call, without its tensors.
 
-    ``terms`` are those of ``moment``: how many keys there are, where the first stands, and how many were seen.
+    ``now`` is a moment (how many keys there are, where the first stands, how many were seen) with its programs: one
+    object that is replaced, so that threads which share a spec never meet the programs of another's moment.
     """
 
     call: Attention
@@ -105,17 +104,21 @@ class Step:
     order: Sequence[str]
     sink: Tensor | None
     versions: Seen
-    moment: tuple[int, int, int]
-    terms: Terms | None
+    now: tuple[Moment, Terms | None]
     quick: Quick | None
 
-    def move(self, cache: Cache, moment: tuple[int, int, int]) -> None:
-        """The programs for another number of keys. Raises what the call would raise."""
+    def terms(self, cache: Cache, moment: Moment) -> Terms | None:
+        """The programs for this many keys. Raises what the call would raise."""
+        known, terms = self.now
+        if known != moment:
+            terms = self._made(cache, moment)
+            self.now = (moment, terms)
+        return terms
+
+    def _made(self, cache: Cache, moment: Moment) -> Terms | None:
         held, first, seen = moment
         if seen == held and self.quick is not None:
-            self.terms = self.quick.terms(held, first)
-            self.moment = moment
-            return
+            return self.quick.terms(held, first)
         bound, made = self.bound, self.bound.frame
         (key,) = made.lowered.key
         sizes = {**made.sizes, key: held}
@@ -126,9 +129,7 @@ class Step:
         made = replace(made, sizes=sizes)
         at = Places(made.axes, sizes, places, made.device)
         check_dropped(cache, made, cache.view(), at)
-        if self.program is not None:
-            self.terms = self.program.bind(replace(bound, frame=made, places=at), self.order)
-        self.moment = moment
+        return None if self.program is None else self.program.bind(replace(bound, frame=made, places=at), self.order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +145,8 @@ def may_append(spec: Spec, q: Any, k: Any, v: Any, cache: Any) -> bool:
     appends = spec.__dict__.get("_appends")
     if appends is None or type(cache) not in _KINDS or cache.state.standing.given is not None:
         return False
-    key = _append_key(q, k, v)
-    return key is not None and key in appends and cache.rows is not None and not torch.is_autocast_enabled("cpu")
+    known = ordinary(q, k, v) and q.dtype == k.dtype and _shapes(q, k, v) in appends
+    return known and cache.rows is not None and not torch.is_autocast_enabled("cpu")
 
 
 def append(spec: Spec, q: Tensor, k: Tensor, v: Tensor, cache: Any) -> None:
@@ -160,22 +161,6 @@ def _shapes(q: Tensor, k: Tensor, v: Tensor) -> tuple[Any, ...]:
     return (q.shape, k.shape, v.shape, k.dtype, v.dtype)
 
 
-def _append_key(q: Any, k: Any, v: Any) -> tuple[Any, ...] | None:
-    if (
-        type(q) is not _Plain
-        or type(k) is not _Plain
-        or type(v) is not _Plain
-        or (_grad() and (q.requires_grad or k.requires_grad or v.requires_grad))
-        or not (q.is_cpu and k.is_cpu and v.is_cpu)
-        or _transforms() is not None
-        or _modes() != 0
-        or k.is_neg()
-        or v.is_neg()
-    ):
-        return None
-    return _shapes(q, k, v) if q.dtype == k.dtype else None
-
-
 def answer(spec: Spec, q: Any, cache: Any) -> Tensor | None:
     """The output of a step that is known."""
     steps = spec.__dict__.get("_steps")
@@ -186,13 +171,12 @@ def answer(spec: Spec, q: Any, cache: Any) -> Tensor | None:
     if step is None:
         return None
     if step.versions and any(tensor._version != n for _, tensor, n in step.versions):
-        del steps[key]
+        steps.pop(key, None)
         return None
     state = cache.state
     standing = state.standing
     moment = (standing.count, standing.first, cache.length)
-    if step.moment != moment:
-        step.move(cache, moment)
+    terms = step.terms(cache, moment)
     keys, values, sink = state.keys, state.values, step.sink
     output = _empty(step.output, dtype=step.dtype)
     outside = step.call.forward(
@@ -201,7 +185,7 @@ def answer(spec: Spec, q: Any, cache: Any) -> Tensor | None:
         v=values.data.data_ptr(),
         out=output.data_ptr(),
         sink=0 if sink is None else sink.data_ptr(),
-        terms=step.terms,
+        terms=terms,
         num_threads=_threads(),
         k_scale=0 if keys.scale is None else keys.scale.data_ptr(),
         v_scale=0 if values.scale is None else values.scale.data_ptr(),
@@ -215,15 +199,7 @@ def answer(spec: Spec, q: Any, cache: Any) -> Tensor | None:
 
 def _key(q: Any, cache: Any) -> tuple[object, ...] | None:
     """What the step is known by beside its spec; None where it is not one for this way."""
-    if (
-        type(q) is not _Plain
-        or type(cache) not in _KINDS
-        or (q.requires_grad and _grad())
-        or not q.is_cpu
-        or _transforms() is not None
-        or _modes() != 0
-        or q.is_neg()
-    ):
+    if type(cache) not in _KINDS or not ordinary(q, q, q):
         return None
     state: Any = cache.state
     keys, values = state.keys, state.values
@@ -241,7 +217,6 @@ def remember(spec: Spec, q: Tensor, k: Any, v: Any, cache: Cache, bound: Bound, 
     if (
         key is None
         or plan.strategy != "cpu"
-        or not is_built()
         or bound.want
         or bound.given
         or bound.dropout
@@ -253,7 +228,6 @@ def remember(spec: Spec, q: Tensor, k: Any, v: Any, cache: Cache, bound: Bound, 
         or len(lowered.key) != 1
         or not made.dtype == bound.q.dtype == bound.k.dtype == bound.v.dtype
         or bound.q.data_ptr() != q.data_ptr()
-        or any(finite.is_transformed(x) for x in (q,))
         or not _at_the_end(bound)
     ):
         return
@@ -305,8 +279,7 @@ def remember(spec: Spec, q: Tensor, k: Any, v: Any, cache: Cache, bound: Bound, 
         order,
         sink,
         versions(bound),
-        (standing.count, standing.first, cache.length),
-        terms,
+        ((standing.count, standing.first, cache.length), terms),
         None if program is None else Quick.of(bound, program, order),
     )
 

@@ -58,19 +58,9 @@ class Dense(Cache):
         return State()
 
     @property
-    def length(self) -> int:
-        """How many tokens it holds."""
-        return self.state.standing.count
-
-    @property
     def nbytes(self) -> int:
         """Bytes of both tensors."""
         return sum(x.nbytes for x in (self.state.keys, self.state.values) if x is not None)
-
-    @property
-    def standing(self) -> Standing:
-        """Where the tokens stand."""
-        return self.state.standing
 
     def extend(
         self,

@@ -82,19 +82,9 @@ class Latent(Cache):
         return 0 if self.rows is None else self.rows.value_size
 
     @property
-    def length(self) -> int:
-        """How many tokens it holds."""
-        return self.state.standing.count
-
-    @property
     def nbytes(self) -> int:
         """Bytes of the rows; the up-projections belong to the model."""
         return 0 if self.state.rows is None else self.state.rows.nbytes
-
-    @property
-    def standing(self) -> Standing:
-        """Where the tokens stand."""
-        return self.state.standing
 
     @property
     def storage(self) -> frozenset[str]:

@@ -91,11 +91,6 @@ class Paged(Cache):
         return len({page for row in self.state.table for page in row}) * self.pool.page_bytes
 
     @property
-    def standing(self) -> Standing:
-        """Where the tokens stand; with different lengths, those of the longest sequence."""
-        return self.state.standing
-
-    @property
     def storage(self) -> frozenset[str]:
         """Pages, perhaps of codes."""
         return frozenset({"paged"} if self.pool.bits is None else {"paged", "quantized"})

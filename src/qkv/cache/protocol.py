@@ -131,9 +131,9 @@ class Cache(ABC):
             raise
 
     @property
-    @abstractmethod
     def length(self) -> int:
         """How many tokens were appended and not taken back; the most of any sequence."""
+        return self.standing.count
 
     @property
     @abstractmethod
@@ -141,9 +141,9 @@ class Cache(ABC):
         """Bytes of storage, unused slots and scales included."""
 
     @property
-    @abstractmethod
     def standing(self) -> Standing:
-        """Where the held keys stand."""
+        """Where the held keys stand; with different lengths, those of the longest sequence."""
+        return self.state.standing
 
     @property
     def storage(self) -> frozenset[str]:

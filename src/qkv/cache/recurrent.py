@@ -53,19 +53,9 @@ class Recurrent(Cache):
         return State()
 
     @property
-    def length(self) -> int:
-        """How many tokens went in."""
-        return self.state.standing.count
-
-    @property
     def nbytes(self) -> int:
         """Bytes of the state."""
         return sum(x.nbytes for x in (self.state.memory, self.state.total) if x is not None)
-
-    @property
-    def standing(self) -> Standing:
-        """Where the tokens stood."""
-        return self.state.standing
 
     @property
     def storage(self) -> frozenset[str]:

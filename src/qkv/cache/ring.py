@@ -85,11 +85,6 @@ class Ring(Cache):
         """A ring, perhaps of codes."""
         return frozenset({"ring"} if self.bits is None else {"ring", "quantized"})
 
-    @property
-    def standing(self) -> Standing:
-        """Where the held tokens stand."""
-        return self.state.standing
-
     def extend(
         self,
         k: Tensor,

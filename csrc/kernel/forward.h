@@ -180,7 +180,7 @@ template <class T> struct Workspace {
 // One chunk of rows of one problem, and the keys that it has met so far.
 template <class T> struct Chunk {
     const Forward& call;
-    const int64_t shared, row0, num_rows, padded_rows, num_keys;
+    const int64_t shared, row0, num_rows, num_keys;
     const int64_t d, e;  // feature size; value size, padded to whole panels
     const bool few, coded, opened;  // opened: codes are half bytes, which become bytes block by block
     const FoldHow how;
@@ -189,7 +189,7 @@ template <class T> struct Chunk {
     Workspace<T> work;
 
     Chunk(const Forward& c, int64_t problem, int64_t first, int64_t count, void* memory)
-        : call(c), shared(problem), row0(first), num_rows(count), padded_rows(rounded_up(count, kBlockRows)), num_keys(c.keys.total()),
+        : call(c), shared(problem), row0(first), num_rows(count), num_keys(c.keys.total()),
           d(c.feature_size), e(padded_values<T>(c.value_size)), few(is_few(c)),
           coded(is_code(c.key_element)), opened(c.key_element == Element::code4),
           how{sizeof(T) == 4 && !c.scored && c.weighing == Weighing::softmax, c.entropy.data != nullptr,

@@ -64,8 +64,8 @@ def test_each_prompt_alone_is_continued_with_the_same_tokens(loaded: Loaded, own
 
 
 def test_codes_of_8_bits_leave_texts_as_they_are_for_long(loaded: Loaded, own: Tensor) -> None:
-    """A greedy text turns where two tokens are nearly as likely, which the last bit of a sum may decide: of five texts
-    of 100 tokens three or four stay whole from machine to machine, and none turns early.
+    """A greedy text turns where two tokens are nearly as likely, which a rounding may decide: of five texts of 100
+    tokens three stay whole where this was written, fewer than the four that are wished for, and none turns early.
     """
     model = qkv.transformers.use(loaded.model)
     found = written(loaded, PROMPTS, Cache(model, bits=8))

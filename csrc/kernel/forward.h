@@ -227,7 +227,7 @@ template <class T> struct Chunk {
         if (whole) {
             const bool in_place = reads_in_place(true);
             for (int64_t key = first, step; key < last; key += step) {
-                step = in_place ? kFewKeys : kBlockKeys;
+                step = kBlockKeys;
                 if (in_place && !opened && keys.together(key) < step) step = keys.together(key);
                 if (last - key < step) step = last - key;
                 block(key, step, true);
@@ -329,7 +329,7 @@ template <class T> struct Chunk {
         if (in_place) {
             const auto go = [&]<class E>(E) QKV_LAMBDA {
                 scores_in_place<T, E>(work.q + row * d, rows, d, key_line<E>(key0), value_line<E>(key0), count, call.k.last,
-                                      call.value_size, work.s, kBlockKeys);
+                                      work.s, kBlockKeys);
             };
             by_key_element<T>(call.key_element, go);
         } else {

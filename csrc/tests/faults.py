@@ -62,6 +62,24 @@ FAULTS = [
         "acc[r][n] = load<T>(sums + r * row + f + n * W) + splat<T>(T(0) * factor[r]);",
     ),
     Fault(
+        "scores of keys taken together are exchanged",
+        IN_PLACE,
+        "s[r * stride + m * part + n] = out[r * Keys + m];",
+        "s[r * stride + m + Keys * n] = out[r * Keys + m];",
+    ),
+    Fault(
+        "keys left over are taken for the first ones",
+        IN_PLACE,
+        "few_scores<T, E, Rows, 1>(q, d, {key_at(n), 0}",
+        "few_scores<T, E, Rows, 1>(q, d, {key_at(n - part * Keys), 0}",
+    ),
+    Fault(
+        "a second pass over rows begins with the first row",
+        IN_PLACE,
+        "key_at, ask, ask_step, count, step, s + row * stride, stride);",
+        "key_at, ask, ask_step, count, step, s, stride);",
+    ),
+    Fault(
         "totals are not rescaled",
         ROWS,
         "rows.total[row] = rows.total[row] * moved[r] + mass[r];",

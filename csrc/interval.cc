@@ -486,6 +486,8 @@ std::unique_ptr<Bounds> block_bounds(const Parts& parts, const std::vector<Coord
         for (int32_t n = 0; n <= parts.keep; ++n) {
             if (!needed[n] || !varies[n] || by_key[n] != keyed) continue;
             place[n] = static_cast<int32_t>(out->fixed.size() + out->nodes.size());
+            const bool counts = nodes[n].op == Op::position || nodes[n].op == Op::index;
+            out->by_shared = out->by_shared || (counts && coordinates[nodes[n].which].role == Role::shared);
             BoundNode made = bound_node(nodes[n], nodes, tables, ranges);
             for (int32_t& at : made.operands) at = at < 0 ? -1 : place[at];
             for (int32_t& at : made.indices) at = place[at];
@@ -557,6 +559,26 @@ struct Remembered {
 
 constexpr int32_t kWorthKeeping = 6;  // nodes; fewer are bounded sooner than they are found
 
+// Verdicts of this thread: heads that share a mask ask for the same blocks, one head after the other.
+struct Asked {
+    uint64_t serial = 0;
+    int64_t row0 = 0, key0 = 0;
+    uint16_t rows = 0, keys = 0;
+    Verdict verdict = Verdict::some;
+};
+
+constexpr int kAskedBits = 13;            // of their number: what some hundred rows ask for, and few in one place
+constexpr int64_t kMostAsked = 0xffff;    // rows or keys of a block that is remembered
+
+Asked& asked_for(const Bounds& bounds, const Place& place) {
+    static thread_local std::vector<Asked> all(std::size_t{1} << kAskedBits);
+    const auto bits = [](int64_t x) { return static_cast<uint64_t>(x); };
+    uint64_t mixed = (bits(place.row0) << 32) ^ bits(place.key0) ^ (bits(place.keys) << 20) ^ (bits(place.rows) << 40) ^
+                     (bounds.serial << 52);
+    for (const uint64_t factor : {0x9e3779b97f4a7c15u, 0xbf58476d1ce4e5b9u}) mixed = (mixed ^ (mixed >> 29)) * factor;
+    return all[mixed >> (64 - kAskedBits)];
+}
+
 Remembered& remembered(const Bounds& bounds, const Place& place) {
     static thread_local Remembered slots[4];
     static thread_local int next = 0;
@@ -577,20 +599,28 @@ Remembered& remembered(const Bounds& bounds, const Place& place) {
 Verdict keep_verdict(const Terms& terms, int64_t shared, int64_t row0, int64_t rows, int64_t key0, int64_t keys) {
     if (!terms.bounds) return Verdict::all;
     if (rows <= 0 || keys <= 0) return Verdict::none;
-    const Place place{shared, row0, rows, key0, keys};
     const Bounds& bounds = *terms.bounds;
+    const Place place{bounds.by_shared ? shared : 0, row0, rows, key0, keys};
     constexpr std::size_t few = 64;
-    Interval found;
+    const auto verdict_of = [](const Interval& found) {
+        if (found.high == 0) return Verdict::none;
+        return found.low == 1 ? Verdict::all : Verdict::some;
+    };
     if (bounds.num_by_row < kWorthKeeping && bounds.nodes.size() <= few) {
         Interval done[few];
-        found = block(bounds, done, place, 0);
-    } else {
-        Remembered& kept = remembered(bounds, place);
-        found = block(bounds, kept.done.data(), place, kept.known);
-        kept.known = bounds.num_by_row;
+        return verdict_of(block(bounds, done, place, 0));
     }
-    if (found.high == 0) return Verdict::none;
-    return found.low == 1 ? Verdict::all : Verdict::some;
+    const bool remembers = !bounds.by_shared && rows <= kMostAsked && keys <= kMostAsked;
+    Asked* asked = remembers ? &asked_for(bounds, place) : nullptr;
+    if (asked && asked->serial == bounds.serial && asked->row0 == row0 && asked->key0 == key0 && asked->rows == rows &&
+        asked->keys == keys)
+        return asked->verdict;
+    Remembered& kept = remembered(bounds, place);
+    const Verdict found = verdict_of(block(bounds, kept.done.data(), place, kept.known));
+    kept.known = bounds.num_by_row;
+    if (asked)
+        *asked = {bounds.serial, row0, key0, static_cast<uint16_t>(rows), static_cast<uint16_t>(keys), found};
+    return found;
 }
 
 }  // namespace qkv

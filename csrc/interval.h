@@ -60,6 +60,7 @@ struct Bounds {
     std::vector<Coordinate> coordinates;
     int32_t root;
     int32_t num_by_row = 0;  // the first of `nodes`, which no key changes
+    bool by_shared = false;  // whether a shared coordinate changes any of them
     uint64_t serial = 0;     // of these bounds alone, in this process
 };
 

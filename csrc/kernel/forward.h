@@ -187,6 +187,7 @@ template <class T> struct Chunk {
     const T unit;        // of scores: log2(e) where they are powers of two
     const Source keys, values;
     Workspace<T> work;
+    int64_t packed_from = 0, num_packed = 0;  // of the block that was packed last
 
     Chunk(const Forward& c, int64_t problem, int64_t first, int64_t count, void* memory)
         : call(c), shared(problem), row0(first), num_rows(count), num_keys(c.keys.total()),
@@ -252,24 +253,45 @@ template <class T> struct Chunk {
         return opened ? work.v_codes + n * code_bytes(call.value_size) : values.at(key0 + n);
     }
 
+    // What a group of rows keeps of a block.
+    struct Kept {
+        int64_t first, last;
+        bool any, whole;
+    };
+
     void block(int64_t key0, int64_t count, bool whole) {
         const bool in_place = reads_in_place(whole);
-        bool finite = !coded || load_codes(key0, count);
-        if (!in_place) finite &= pack(key0, count);
+        Kept kept[kMostChunkRows / kGroupRows];
+        int64_t low = count, high = 0;  // of all groups
         for (int64_t row = 0; row < num_rows; row += kGroupRows) {
-            const int rows = static_cast<int>(num_rows - row < kGroupRows ? num_rows - row : kGroupRows);
-            group(row, rows, key0, count, whole, in_place, finite);
+            Kept& of = kept[row / kGroupRows];
+            of.whole = whole;
+            const auto ask = [&](int64_t key, int64_t width) { return verdict(row, group_rows(row), key0 + key, width); };
+            of.any = kept_stretch(ask, count, of.first, of.last, of.whole);
+            if (!of.any) continue;
+            low = of.first < low ? of.first : low;
+            high = of.last > high ? of.last : high;
+        }
+        if (low >= high) return;
+        bool finite = !coded || load_codes(key0, count);
+        packed_from = low / kCols<T> * kCols<T>, num_packed = high - packed_from;
+        if (!in_place) finite &= pack(key0);
+        for (int64_t row = 0; row < num_rows; row += kGroupRows) {
+            const Kept& of = kept[row / kGroupRows];
+            if (of.any) group(row, group_rows(row), key0, count, of, in_place, finite);
         }
     }
 
-    // Returns whether every element of the values is finite.
-    bool pack(int64_t key0, int64_t count) {
+    int group_rows(int64_t row) const { return static_cast<int>(num_rows - row < kGroupRows ? num_rows - row : kGroupRows); }
+
+    // Packs what some group keeps of the block; returns whether every element of these values is finite.
+    bool pack(int64_t key0) {
         bool finite = true;
         const auto go = [&]<class E>(E) QKV_LAMBDA {
-            const auto key_at = [&](int64_t n) { return static_cast<const E*>(key_of(key0, n)); };
-            const auto value_at = [&](int64_t n) { return static_cast<const E*>(value_of(key0, n)); };
-            pack_across<T, E>(key_at, count, d, call.k.last, work.k);
-            finite = pack_along<T, E, true>(value_at, count, count, call.value_size, call.v.last, T(1), work.v);
+            const auto key_at = [&](int64_t n) { return static_cast<const E*>(key_of(key0, packed_from + n)); };
+            const auto value_at = [&](int64_t n) { return static_cast<const E*>(value_of(key0, packed_from + n)); };
+            pack_across<T, E>(key_at, num_packed, d, call.k.last, work.k);
+            finite = pack_along<T, E, true>(value_at, num_packed, num_packed, call.value_size, call.v.last, T(1), work.v);
         };
         by_key_element<T>(call.key_element, go);
         return finite;
@@ -320,10 +342,8 @@ template <class T> struct Chunk {
         return {static_cast<const E*>(value_of(key0, 0)), opened ? code_bytes(call.value_size) : call.v.item[0]};
     }
 
-    void group(int64_t row, int rows, int64_t key0, int64_t count, bool whole, bool in_place, bool finite) {
-        const auto ask = [&](int64_t key, int64_t width) { return verdict(row, rows, key0 + key, width); };
-        int64_t first, last;
-        if (!kept_stretch(ask, count, first, last, whole)) return;
+    void group(int64_t row, int rows, int64_t key0, int64_t count, const Kept& kept, bool in_place, bool finite) {
+        const int64_t first = kept.first, last = kept.last;
         const int tiles = (rows + kBlockRows - 1) / kBlockRows;
         const int64_t left = first / kCols<T> * kCols<T>, right = rounded_up(last, kCols<T>);
         if (in_place) {
@@ -335,14 +355,14 @@ template <class T> struct Chunk {
         } else {
             for (int64_t column = left; column < right; column += kCols<T>)
                 for (int tile = 0; tile < tiles; ++tile)
-                    product<T>(d, work.q + (row + tile * kBlockRows) * d, d, 1, work.k + column * d,
+                    product<T>(d, work.q + (row + tile * kBlockRows) * d, d, 1, work.k + (column - packed_from) * d,
                                work.s + tile * kBlockRows * kBlockKeys + column, kBlockKeys);
         }
         const T none = -static_cast<T>(__builtin_inff());
         if (coded) scale_scores(rows, first, last);
-        if (call.scored || !whole) {
+        if (call.scored || !kept.whole) {
             const Place place{terms_shared(), row0 + row, rows, key0 + first, last - first};
-            apply_terms<T>(*call.terms, place, work.s + first, kBlockKeys, !whole, work.terms);
+            apply_terms<T>(*call.terms, place, work.s + first, kBlockKeys, !kept.whole, work.terms);
         }
         for (int r = 0; r < rows; ++r) {
             for (int64_t n = left; n < first; ++n) work.s[r * kBlockKeys + n] = none;
@@ -371,7 +391,7 @@ template <class T> struct Chunk {
         for (int64_t panel = 0; panel < e; panel += kCols<T>)
             for (int tile = 0; tile < tiles; ++tile)
                 rescaled_product<T>(last - first, work.s + tile * kBlockRows * kBlockKeys + first, kBlockKeys, 1,
-                                    work.v + panel * count + first * kCols<T>,
+                                    work.v + panel * num_packed + (first - packed_from) * kCols<T>,
                                     work.sums + (row + tile * kBlockRows) * e + panel, e,
                                     work.shrink + tile * kBlockRows);
         if (!coded && !finite) add_odd(row, rows, key0, first, last);

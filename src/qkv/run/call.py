@@ -206,10 +206,11 @@ class Door:
             options = cached.without(options)
         if traced.is_tracing():
             return traced.traced(spec.word, spec.learned, q, k, v, options)[0]
-        known = None if options else quick.signature((spec,), q, k, v)
+        plain, align = (True, None) if not options else quick.aligned(options)
+        known = quick.signature((spec,), q, k, v, None, align) if plain else None
         if known is None or torch.is_autocast_enabled("cpu"):
             return self.run(spec, q, k, v, options).output
-        output = quick.answer(known, q, k, v)
+        output = quick.answer(known, q, k, v, quick.memory(spec))
         if output is not None:
             return output
         prepared, plan, bound = _ready(spec, q, k, v, options)

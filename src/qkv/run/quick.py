@@ -2,13 +2,15 @@
 
 A call is known by the identity of its parts, and by the shapes, strides and types of its tensors. What is remembered
 is the core's object for the signature; nothing is planned, bound or checked again, for nothing of it could turn out
-otherwise. This module knows which calls that holds for: without gradients, transforms, captured tensors, rotations or
-options, on plain tensors. All others it leaves alone.
+otherwise. This module knows which calls that holds for: without gradients, transforms, rotations or options beside
+``align``, on plain tensors. A spec that captures tensors keeps its calls itself, so that they live no longer than it,
+and a captured tensor that was written to since makes them unknown. All other calls are left alone.
 """
 
 from __future__ import annotations
 
 import atexit
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +18,17 @@ import torch
 
 from ..plan import Plan, forced
 from ..terms.weights import Sigmoid, Softmax
+from .backward import Seen, versions
 from .fused import FEW_ROWS, Pass, output_like
 from .ordinary import ordinary
+from .scores import by_row
 from .signature import Shape
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..core import Attention, Terms
+    from ..spec import Spec
     from .bind import Bound
 
 REMEMBERED = 1024
@@ -31,6 +36,7 @@ REMEMBERED = 1024
 
 _empty = torch.empty
 _threads = torch.get_num_threads
+_grad = torch.is_grad_enabled
 
 
 @dataclass(slots=True)
@@ -44,6 +50,18 @@ class Known:
     shape: tuple[int, ...]
     dtype: torch.dtype
     parts: tuple[object, ...]
+    captured: Reading | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a call reads beside q, k and v: tensors as they were, and the sink by row. ``learns``: a gradient of some
+    tensor is wanted where gradients are recorded.
+    """
+
+    seen: Seen
+    learns: bool
+    sink: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,40 +72,85 @@ class Alias:
     parts: tuple[object, ...]
 
 
-_known: dict[tuple[Any, ...], Known] = {}
+Memory = dict[tuple[Any, ...], Known]
+
+_known: Memory = {}
 atexit.register(_known.clear)  # before the core goes, which counts what it made
 
 
-def signature(parts: tuple[object, ...], q: Any, k: Any, v: Any, scale: object = None) -> tuple[Any, ...] | None:
+def memory(spec: Spec) -> Memory:
+    """Where the spec's calls are remembered."""
+    return spec.__dict__.get("_calls", _known)
+
+
+def aligned(options: Mapping[str, Any]) -> tuple[bool, str | None]:
+    """Whether options say nothing but how queries and keys are aligned, and how they say that."""
+    align = options.get("align")
+    if align is not None and type(align) is not str:
+        return False, None
+    for name, value in options.items():
+        if name != "align" and value is not None and not (name == "dropout" and type(value) is float and value == 0.0):
+            return False, None
+    return True, align
+
+
+def signature(
+    parts: tuple[object, ...], q: Any, k: Any, v: Any, scale: object = None, align: str | None = None
+) -> tuple[Any, ...] | None:
     """What the call is known by; None where it is not one for the quick way. ``parts`` are the spec or its parts."""
     if not ordinary(q, k, v):
         return None
     tensors = (q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(), q.dtype, k.dtype, v.dtype)
     # 1.0 == True, and True is no scale
-    return (*map(id, parts), *tensors, forced(), scale, type(scale))
+    return (*map(id, parts), *tensors, forced(), scale, type(scale), align)
 
 
-def answer(key: tuple[Any, ...], q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
+def answer(key: tuple[Any, ...], q: Tensor, k: Tensor, v: Tensor, known_calls: Memory = _known) -> Tensor | None:
     """The output of a call that is known."""
-    known = _known.get(key)
+    known = known_calls.get(key)
     if known is None:
         return None
+    reading = known.captured
+    if reading is not None:
+        return _reading_answer(known_calls, key, known, reading, q, k, v)
     output = _empty(known.shape, dtype=known.dtype)
     known.call.run(q.data_ptr(), k.data_ptr(), v.data_ptr(), output.data_ptr(), known.terms, _threads())
+    return output
+
+
+def _reading_answer(
+    known_calls: Memory, key: tuple[Any, ...], known: Known, reading: Reading, q: Tensor, k: Tensor, v: Tensor
+) -> Tensor | None:
+    if reading.learns and _grad():
+        return None
+    for _, tensor, version in reading.seen:
+        if tensor._version != version:
+            known_calls.pop(key, None)
+            return None
+    output = _empty(known.shape, dtype=known.dtype)
+    known.call.forward(  # a lookup that leaves its table did so in the first call, which was not remembered then
+        q=q.data_ptr(),
+        k=k.data_ptr(),
+        v=v.data_ptr(),
+        out=output.data_ptr(),
+        sink=0 if reading.sink is None else reading.sink.data_ptr(),
+        terms=known.terms,
+        num_threads=_threads(),
+    )
     return output
 
 
 def remember(name: Alias, other: Alias | None, bound: Bound, plan: Plan, operands: tuple[Tensor, ...]) -> None:
     """Makes a call known after it ran, if it is one of those that can be."""
     lowered, spec = bound.lowered, bound.spec
+    reads = lowered.sink is not None or bool(lowered.captured)
     if (
         plan.strategy != "cpu"
         or bound.want
         or bound.dropout
+        or bound.given
         or spec.position is not None
         or not isinstance(spec.weights, Softmax | Sigmoid)
-        or lowered.sink is not None
-        or lowered.captured
         or lowered.projections
         or lowered.row_table is not None
         or len(lowered.value_features) != 1
@@ -97,17 +160,35 @@ def remember(name: Alias, other: Alias | None, bound: Bound, plan: Plan, operand
     job, shape = Pass.of(bound, bound.q.dtype), Shape.of(bound, bound.q, bound.v)
     if shape.is_empty or (shape.num_rows <= FEW_ROWS and not bound.k.stride(-1) == bound.v.stride(-1) == 1):
         return
+    seen = versions(bound)
+    if len(seen) != len(lowered.captured):  # a tensor of inference mode does not say when it is written to
+        return
     views = {
         "q": shape.by_row(bound.q, True),
         "k": shape.by_key(bound.k),
         "v": shape.by_key(bound.v),
         "out": shape.by_row(output_like(job, shape, bound.q.dtype), True),
     }
+    sink = None if lowered.sink is None else by_row(bound, lowered.sink, bound.working_dtype)
+    if sink is not None:
+        sink = sink.detach().to(bound.working_dtype).expand(shape.rows)
+        views["sink"] = shape.by_row(sink, False)
     call = shape.signature(bound, bound.q.dtype, 0, views)
-    parts = (*name.parts, *(() if other is None else other.parts))
-    known = Known(call, job.terms(shape)[1], bound.frame.output.shape, bound.frame.dtype, parts)
+    terms = job.terms(shape)[1]
+    reading = None
+    if reads:
+        reading = Reading(seen, any(x.requires_grad for _, x, _ in seen), sink)
+    parts = () if reads else (*name.parts, *(() if other is None else other.parts))
+    known = Known(call, terms, bound.frame.output.shape, bound.frame.dtype, parts, reading)
+    if reads:  # the spec holds them: with the spec among their parts they would hold each other
+        _keep(spec.__dict__.setdefault("_calls", {}), name.key, known)
+        return
     for each in (name, other):
         if each is not None:
-            if len(_known) >= REMEMBERED:
-                _known.pop(next(iter(_known)), None)
-            _known[each.key] = known
+            _keep(_known, each.key, known)
+
+
+def _keep(calls: Memory, key: tuple[Any, ...], known: Known) -> None:
+    if len(calls) >= REMEMBERED:
+        calls.pop(next(iter(calls)), None)
+    calls[key] = known

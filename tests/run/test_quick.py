@@ -121,7 +121,25 @@ def test_alignments_are_calls_of_their_own(general: list[qkv.Spec]) -> None:
         spec(few, K, V)
 
 
-@pytest.mark.parametrize("options", [{"seed": 3}, {"positions": {"i": 5}}, {"sizes": {"g": 2}}, {"dropout": 0.5}])
+def test_first_positions_are_calls_of_their_own(general: list[qkv.Spec]) -> None:
+    spec = qkv.Spec(GROUPED, keep=qkv.causal())
+    few = Q[:, :, :4]
+    third, fifth = spec(few, K, V, positions={"i": 3}), spec(few, K, V, positions={"i": 5, "j": 0})
+    assert not third.allclose(fifth)
+    assert spec(few, K, V, positions={"i": 3}).equal(third)
+    assert spec(few, K, V, positions={"i": 5, "j": 0}, align=None).equal(fifth)
+    assert len(general) == 2
+    with pytest.raises(qkv.QkvError):
+        spec(few, K, V, positions={"i": True})
+    spec(few, K, V, positions={"i": torch.tensor([3, 4, 5, 6])})
+    spec(few, K, V, positions={"i": torch.tensor([3, 4, 5, 6])})
+    assert len(general) == 5
+
+
+OTHERS = [{"seed": 3}, {"sizes": {"g": 2}}, {"dropout": 0.5}, {"sizes": {"g": 2}, "align": "end"}]
+
+
+@pytest.mark.parametrize("options", OTHERS)
 def test_other_options_take_the_general_way(options: dict[str, object], general: list[qkv.Spec]) -> None:
     spec = qkv.Spec(GROUPED, keep=qkv.causal())
     spec(Q, K, V, **options)

@@ -206,8 +206,8 @@ class Door:
             options = cached.without(options)
         if traced.is_tracing():
             return traced.traced(spec.word, spec.learned, q, k, v, options)[0]
-        plain, align = (True, None) if not options else quick.aligned(options)
-        known = quick.signature((spec,), q, k, v, None, align) if plain else None
+        said = quick.said_by(options) if options else ()
+        known = None if said is None else quick.signature((spec,), q, k, v, None, said)
         if known is None or torch.is_autocast_enabled("cpu"):
             return self.run(spec, q, k, v, options).output
         output = quick.answer(known, q, k, v, quick.memory(spec))

@@ -3,8 +3,9 @@
 A call is known by the identity of its parts, and by the shapes, strides and types of its tensors. What is remembered
 is the core's object for the signature; nothing is planned, bound or checked again, for nothing of it could turn out
 otherwise. This module knows which calls that holds for: without gradients, transforms, rotations or options beside
-``align``, on plain tensors. A spec that captures tensors keeps its calls itself, so that they live no longer than it,
-and a captured tensor that was written to since makes them unknown. All other calls are left alone.
+those that say where elements stand, on plain tensors. A spec that captures tensors keeps its calls itself, so that
+they live no longer than it, and a captured tensor that was written to since makes them unknown. All other calls are
+left alone.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import atexit
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -83,26 +84,43 @@ def memory(spec: Spec) -> Memory:
     return spec.__dict__.get("_calls", _known)
 
 
-def aligned(options: Mapping[str, Any]) -> tuple[bool, str | None]:
-    """Whether options say nothing but how queries and keys are aligned, and how they say that."""
-    align = options.get("align")
+Said = tuple[object, ...]
+
+
+def said_by(options: Mapping[str, Any]) -> Said | None:
+    """What options say of where elements stand, if they say nothing else: how queries and keys are aligned, and
+    coordinates' first positions.
+    """
+    align, positions = options.get("align"), options.get("positions")
     if align is not None and type(align) is not str:
-        return False, None
+        return None
     for name, value in options.items():
-        if name != "align" and value is not None and not (name == "dropout" and type(value) is float and value == 0.0):
-            return False, None
-    return True, align
+        if (
+            value is None
+            or name in ("align", "positions")
+            or (name == "dropout" and type(value) is float and not value)
+        ):
+            continue
+        return None
+    if positions is None:
+        return () if align is None else (align,)
+    if type(positions) is not dict:
+        return None
+    first = cast("dict[Any, Any]", positions)
+    if any(type(name) is not str or type(at) is not int for name, at in first.items()):
+        return None
+    return (align, *first.items())
 
 
 def signature(
-    parts: tuple[object, ...], q: Any, k: Any, v: Any, scale: object = None, align: str | None = None
+    parts: tuple[object, ...], q: Any, k: Any, v: Any, scale: object = None, said: Said = ()
 ) -> tuple[Any, ...] | None:
     """What the call is known by; None where it is not one for the quick way. ``parts`` are the spec or its parts."""
     if not ordinary(q, k, v):
         return None
     tensors = (q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(), q.dtype, k.dtype, v.dtype)
     # 1.0 == True, and True is no scale
-    return (*map(id, parts), *tensors, forced(), scale, type(scale), align)
+    return (*map(id, parts), *tensors, forced(), scale, type(scale), said)
 
 
 def answer(key: tuple[Any, ...], q: Tensor, k: Tensor, v: Tensor, known_calls: Memory = _known) -> Tensor | None:

@@ -11,7 +11,7 @@ import torch
 from torch.autograd import forward_ad
 
 import qkv
-from qkv.run import steps
+from qkv.run import cached, steps
 
 PATTERN = "b (h g) i d, b h j d, b h j e -> b (h g) i e"
 
@@ -32,7 +32,89 @@ def written(spec: qkv.Spec, cache: qkv.cache.Cache, count: int, seed: int) -> to
     return torch.cat(made, dim=2)
 
 
-@pytest.mark.parametrize("make", [qkv.cache.Dense, lambda: qkv.cache.Ring(6), lambda: qkv.cache.Quantized(8)])
+MAKES: dict[str, Callable[[], qkv.cache.Cache]] = {
+    "dense": qkv.cache.Dense,
+    "ring": lambda: qkv.cache.Ring(6),
+    "codes": lambda: qkv.cache.Quantized(8),
+    "pages": lambda: qkv.cache.Paged(qkv.cache.PagePool(page_size=16)),
+    "pages of codes": lambda: qkv.cache.Paged(qkv.cache.PagePool(page_size=16, bits=8)),
+}
+
+
+@pytest.fixture
+def general(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The specs of the calls that took the general way."""
+    taken: list[object] = []
+    plain: Any = cached._general
+
+    def counted(spec: qkv.Spec, *given: object) -> object:
+        taken.append(spec)
+        return plain(spec, *given)
+
+    monkeypatch.setattr(cached, "_general", counted)
+    return taken
+
+
+@pytest.mark.parametrize("name", MAKES)
+@pytest.mark.parametrize("lse", [False, True])
+def test_a_step_is_known_and_is_the_same_step(name: str, lse: bool, general: list[object]) -> None:
+    """Beside each step one of a spec that knows none, on a copy of the cache."""
+    parts = {"keep": qkv.causal() & qkv.window(6) & qkv.keep(lambda i, j: (i + j) % 3 != 0)}
+    spec, cache = qkv.Spec(PATTERN, **parts), MAKES[name]()
+    q, k, v = tokens(24, 0)
+    ways = 0
+    with qkv.strategy("cpu"), torch.inference_mode():
+        for n in range(24):
+            step = [x[:, :, n : n + 1].contiguous() for x in (q, k, v)]
+            twin, other = cache.fork(), qkv.Spec(PATTERN, **parts)
+            before = len(general)
+            found = spec.run(*step, cache=cache, want="lse") if lse else spec(*step, cache=cache)
+            ways += len(general) - before
+            made = other.run(*step, cache=twin, want="lse")
+            if lse:
+                assert torch.equal(found.lse, made.lse)
+                assert found.plan.strategy == "cpu"
+                assert found.lse.shape == (1, 4, 1)
+                found = found.output
+            assert torch.equal(found, made.output)
+    assert ways <= 6, "steps were planned that were known"
+
+
+def test_sequences_of_different_lengths_take_the_general_way(general: list[object]) -> None:
+    spec, cache = qkv.Spec(PATTERN, keep=qkv.causal()), qkv.cache.Paged(qkv.cache.PagePool(page_size=4))
+    q, k, v = (torch.cat([x, x.flip(2)]) for x in tokens(6, 3))
+    with qkv.strategy("cpu"), torch.inference_mode():
+        for n in range(3):
+            spec(*(x[:, :, n : n + 1].contiguous() for x in (q, k, v)), cache=cache)
+        cache.truncate([1, 3])
+        before = len(general)
+        found = spec(*(x[:, :, 3:4].contiguous() for x in (q, k, v)), cache=cache)
+        assert len(general) > before
+        alone = qkv.cache.Dense()
+        spec(*(x[:1, :, :1].contiguous() for x in (q, k, v)), cache=alone)
+        expected = spec(*(x[:1, :, 3:4].contiguous() for x in (q, k, v)), cache=alone)
+    torch.testing.assert_close(found[:1], expected)
+
+
+def test_a_copied_page_is_read_where_it_is_now() -> None:
+    """A fork appends to a shared page, which is copied: the table changes, and its shape does not."""
+    spec = qkv.Spec(PATTERN, keep=qkv.causal())
+    cache = MAKES["pages"]()
+    q, k, v = tokens(12, 4)
+    steps_of = [[x[:, :, n : n + 1].contiguous() for x in (q, k, v)] for n in range(12)]
+    with qkv.strategy("cpu"), torch.inference_mode():
+        for n in range(8):
+            spec(*steps_of[n], cache=cache)
+        twin = cache.fork()
+        spec(*steps_of[9], cache=cache)
+        found = spec(*steps_of[10], cache=twin)
+        alone = qkv.cache.Dense()
+        for n in range(8):
+            spec(*steps_of[n], cache=alone)
+        torch.testing.assert_close(found, spec(*steps_of[10], cache=alone))
+
+
+@pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
 def test_a_step_in_the_middle_of_another_one_changes_nothing(
     make: Callable[[], qkv.cache.Cache], monkeypatch: pytest.MonkeyPatch
 ) -> None:

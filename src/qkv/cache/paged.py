@@ -236,7 +236,7 @@ class Paged(Cache):
         if self.rows is None or not self.state.table:
             raise self.empty("spec(q, cache=)")
         state, device = self.state, self.rows.device
-        pages = self._table(device)
+        pages = self.table()
         lengths = self._lengths_table() if state.uneven else None
         stored = [
             Stored(
@@ -260,9 +260,13 @@ class Paged(Cache):
             begins = torch.tensor(state.begins, dtype=torch.int64, device=device)
         return View(stored[0], stored[1], state.standing, lengths, begins)
 
-    def _table(self, device: Any) -> Tensor:
+    def table(self) -> Tensor:
+        """The numbers of the pages, int32 ``[batch, page]``, 0 behind a sequence's last one. One tensor until they
+        change.
+        """
         import torch
 
+        device = None if self.rows is None else self.rows.device
         if self._pages is None or self._pages[0] is not self.state.table:
             most = max(1, *(len(row) for row in self.state.table))
             padded = [[*row, *[0] * (most - len(row))] for row in self.state.table]

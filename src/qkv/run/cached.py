@@ -41,25 +41,38 @@ if TYPE_CHECKING:
 def output(spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Any:
     """The output alone of one call; that of a step seen before comes straight from the core."""
     if len(options) == 1 and not torch.compiler.is_compiling():
-        cache: Any = options["cache"]
-        if k is None and v is None:
-            found = steps.answer(spec, q, cache)
-            if found is not None:
-                return found
-        elif k is not None and steps.may_append(spec, q, k, v, cache):
-            return _stepped(spec, q, k, v, cache)
-    called: Any = run
+        found = _known(spec, q, k, v, options["cache"], lse=False)
+        if found is not None:
+            return found
+    called: Any = _general
     return called(spec, q, k, v, options).output
 
 
-def _stepped(spec: Spec, q: Tensor, k: Tensor, v: Tensor, cache: Cache) -> Any:
-    """A step whose appending is known; its reading may be new, as where storage has grown."""
+def run(spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Result:
+    """The result of one call; the cache holds the new tokens afterwards, or what it held before where this raises."""
+    if len(options) == 2 and options.get("want") in _LSE and not torch.compiler.is_compiling():
+        found = _known(spec, q, k, v, options["cache"], lse=True)
+        if found is not None:
+            return found
+    return _general(spec, q, k, v, options)
+
+
+_LSE: tuple[object, ...] = ("lse", ("lse",), ["lse"])
+
+
+def _known(spec: Spec, q: Any, k: Any, v: Any, cache: Any, *, lse: bool) -> Any:
+    """What a step seen before gives; None where it is none. Its reading may be new, as where storage has grown."""
+    if k is None and v is None:
+        return steps.answer(spec, q, cache, lse=lse)
+    if k is None or not steps.may_append(spec, q, k, v, cache):
+        return None
     before = cache.snapshot()
     try:
         steps.append(spec, q, k, v, cache)
-        found = steps.answer(spec, q, cache)
+        found = steps.answer(spec, q, cache, lse=lse)
         if found is None:
-            found = run(spec, q, None, None, {"cache": cache}).output
+            made = _general(spec, q, None, None, {"cache": cache, **({"want": "lse"} if lse else {})})
+            found = made if lse else made.output
         cache.settle()
     except BaseException:
         cache.restore(before)
@@ -68,7 +81,7 @@ def _stepped(spec: Spec, q: Tensor, k: Tensor, v: Tensor, cache: Cache) -> Any:
 
 
 def _run(spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Result:
-    """The result of one call; the cache holds the new tokens afterwards, or what it held before where this raises."""
+    """As ``run``, by a plan."""
     cache: Any = options["cache"]
     check_cache(cache, q, k, v)
     device = q.device.type if hasattr(q, "device") else "cpu"
@@ -79,7 +92,7 @@ def _run(spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Resu
             bound, plan = _appended(asked, q, k, v)
             result = result_of(bound.frame, bound, find(plan.strategy).run(bound), plan)
             bound.after()
-            if len(options) == 1:
+            if not options.keys() - {"cache", "want"}:
                 steps.remember(spec, q, k, v, cache, bound, plan)
             if k is not None:
                 cache.settle()
@@ -90,7 +103,7 @@ def _run(spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Resu
 
 
 # a cache changes, which no graph may hold
-run = cast("Callable[[Spec, Any, Any, Any, Mapping[str, Any]], Result]", torch.compiler.disable(_run))  # pyright: ignore[reportUnknownMemberType]
+_general = cast("Callable[[Spec, Any, Any, Any, Mapping[str, Any]], Result]", torch.compiler.disable(_run))  # pyright: ignore[reportUnknownMemberType]
 
 
 def plan(spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Plan:

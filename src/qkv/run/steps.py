@@ -3,26 +3,27 @@
 A step is known by its spec, its queries' layout and the layout of the cache's storage, not by how many tokens there
 are: the core's object is made for all slots and told how many are in use, and the layers of a model share it.
 Programs of masks are bound again when the number of tokens changes. This module knows which calls that holds for:
-dense, quantized and ring caches whose positions are consecutive, without gradients, rotations or options. All others
-it leaves alone.
+dense, quantized, ring and paged caches whose positions are consecutive and whose sequences are of one length, without
+gradients, rotations or options, for the output and the rows' lse. All others it leaves alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
-from ..cache import Cache, Dense, Quantized, Ring
+from ..cache import Cache, Dense, Paged, Quantized, Ring
 from ..plan import Plan, forced
 from ..terms.weights import Sigmoid, Softmax
 from .backward import Seen, versions
 from .bind import check_claims
-from .fused import FEW_ROWS, Pass, output_like
+from .fused import Pass, output_like
 from .ordinary import ordinary
 from .places import Place, Places
+from .result import Result
 from .scores import by_row, outside_error
 from .signature import Shape
 from .standing import check_dropped
@@ -32,6 +33,7 @@ from .tile_program import FlatTable, compiled, described, readable
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..cache.slots import Slots
     from ..core import Attention, Terms
     from ..spec import Spec
     from .bind import Bound
@@ -42,7 +44,10 @@ REMEMBERED = 64
 
 _empty = torch.empty
 _threads = torch.get_num_threads
-_KINDS = (Dense, Quantized, Ring)
+_KINDS = (Dense, Quantized, Ring, Paged)
+
+MOST_ROWS = 4096
+"""Queries of a step, those of a head group counted one by one; more take longer than what is saved."""
 
 
 Moment = tuple[int, int, int]
@@ -90,7 +95,8 @@ class Quick:
 
 @dataclass(slots=True)
 class Step:
-    """One kind of step: the core's object, and ``bound`` as the template of a call, without its tensors.
+    """One kind of step: the core's object, ``bound`` as the template of a call, without its tensors, and the shapes of
+    what comes out; ``lse`` is None where it is not wanted.
 
     ``now`` is a moment (how many keys there are, where the first stands, how many were seen) with its programs: one
     object that is replaced, so that threads which share a spec never meet the programs of another's moment.
@@ -98,8 +104,10 @@ class Step:
 
     call: Attention
     bound: Bound
+    plan: Plan
     output: torch.Size | tuple[int, ...]
     dtype: torch.dtype
+    lse: tuple[int, ...] | None
     program: Compiled | None
     order: Sequence[str]
     sink: Tensor | None
@@ -161,63 +169,90 @@ def _shapes(q: Tensor, k: Tensor, v: Tensor) -> tuple[Any, ...]:
     return (q.shape, k.shape, v.shape, k.dtype, v.dtype)
 
 
-def answer(spec: Spec, q: Any, cache: Any) -> Tensor | None:
-    """The output of a step that is known."""
-    steps = spec.__dict__.get("_steps")
-    if steps is None:
+def answer(spec: Spec, q: Any, cache: Any, *, lse: bool = False) -> Result | Tensor | None:
+    """The output of a step that is known, or with ``lse`` a result with both."""
+    known = spec.__dict__.get("_steps")
+    if known is None:
         return None
-    key = _key(q, cache)
-    step: Step | None = steps.get(key) if key is not None else None
+    held = _held(q, cache)
+    if held is None:
+        return None
+    key = _key(q, cache, held, lse)
+    step: Step | None = known.get(key)
     if step is None:
         return None
     if step.versions and any(tensor._version != n for _, tensor, n in step.versions):
-        steps.pop(key, None)
+        known.pop(key, None)
         return None
-    state = cache.state
-    standing = state.standing
+    standing = cache.state.standing
     moment = (standing.count, standing.first, cache.length)
     terms = step.terms(cache, moment)
-    keys, values, sink = state.keys, state.values, step.sink
+    keys, values, sink = held.keys, held.values, step.sink
     output = _empty(step.output, dtype=step.dtype)
+    level = None if step.lse is None else _empty(step.lse, dtype=step.bound.working_dtype)
     outside = step.call.forward(
         q=q.data_ptr(),
         k=keys.data.data_ptr(),
         v=values.data.data_ptr(),
         out=output.data_ptr(),
+        lse=0 if level is None else level.data_ptr(),
         sink=0 if sink is None else sink.data_ptr(),
         terms=terms,
         num_threads=_threads(),
         k_scale=0 if keys.scale is None else keys.scale.data_ptr(),
         v_scale=0 if values.scale is None else values.scale.data_ptr(),
-        ring_start=getattr(state, "start", 0),
+        pages=0 if held.pages is None else held.pages.data_ptr(),
+        ring_start=held.start,
         num_keys=standing.count,
     )
     if outside >= 0 and step.program is not None:
         raise outside_error(step.program.lookups[outside])
-    return output
+    if level is None:
+        return output
+    return Result(output, step.bound.frame.row.apply(level), {}, step.plan)
 
 
-def _key(q: Any, cache: Any) -> tuple[object, ...] | None:
-    """What the step is known by beside its spec; None where it is not one for this way."""
+class _Held(NamedTuple):
+    """A cache's storage: keys and values, the table of pages or None, and the slot of a ring's first key."""
+
+    keys: Slots
+    values: Slots
+    pages: Tensor | None
+    start: int
+
+
+def _held(q: Any, cache: Any) -> _Held | None:
+    """None where a step is not one for this way."""
     if type(cache) not in _KINDS or not ordinary(q, q, q):
         return None
     state: Any = cache.state
-    keys, values = state.keys, state.values
-    if keys is None or values is None or state.standing.given is not None:
+    if state.standing.given is not None:
         return None
-    k, v = keys.data, values.data
-    return (q.shape, q.stride(), q.dtype, cache.kind, k.shape, v.shape, k.stride(), v.stride(), k.dtype, forced())
+    if type(cache) is Paged:
+        if not state.table or state.uneven:
+            return None
+        return _Held(*cache.pool.both(), cache.table(), 0)
+    if state.keys is None or state.values is None:
+        return None
+    return _Held(state.keys, state.values, None, getattr(state, "start", 0))
+
+
+def _key(q: Tensor, cache: Any, held: _Held, lse: bool) -> tuple[object, ...]:
+    """What the step is known by beside its spec."""
+    k, v = held.keys.data, held.values.data
+    table = None if held.pages is None else held.pages.shape
+    layout = (k.shape, v.shape, k.stride(), v.stride(), k.dtype, table)
+    return (q.shape, q.stride(), q.dtype, cache.kind, layout, lse, forced())
 
 
 def remember(spec: Spec, q: Tensor, k: Any, v: Any, cache: Cache, bound: Bound, plan: Plan) -> None:
     """Makes a step known after it ran, if it is one of those that can be; with ``k`` and ``v`` their appending too."""
     lowered, made = bound.lowered, bound.frame
-    state: Any = cache.state
-    key = _key(q, cache)
+    held = _held(q, cache)
     if (
-        key is None
+        held is None
         or plan.strategy != "cpu"
-        or bound.want
+        or bound.want - {"lse"}
         or bound.given
         or bound.dropout
         or spec.position is not None
@@ -232,7 +267,7 @@ def remember(spec: Spec, q: Tensor, k: Any, v: Any, cache: Cache, bound: Bound, 
     ):
         return
     shape = Shape.of(bound, bound.q, bound.v)
-    if shape.is_empty or shape.num_rows > FEW_ROWS or shape.lead:
+    if shape.is_empty or shape.num_rows > MOST_ROWS or shape.lead:
         return
     plain_rows = not made.key.splits and not made.value.splits and len(lowered.features) == 1
     if k is not None and plain_rows:
@@ -241,9 +276,12 @@ def remember(spec: Spec, q: Tensor, k: Any, v: Any, cache: Cache, bound: Bound, 
             appends.pop(next(iter(appends)), None)
         orders = (None if x.plain else x.order for x in (made.key, made.value))
         appends[_shapes(q, k, v)] = Append(*orders)
-    standing, slots = state.standing, state.keys.num_slots
+    standing: Any = cast("Any", cache).state.standing
+    slots = held.keys.num_slots if held.pages is None else held.pages.shape[1] * held.keys.num_slots
     kept = plain(shape, bound.k, bound.v) if bound.stored is None else placed(shape, *bound.stored)
-    job = Pass.of(bound, bound.v.dtype)
+    job, wants_lse = Pass.of(bound, bound.v.dtype), "lse" in bound.want
+    if wants_lse and not job.has_lse:
+        return
     sink = None if lowered.sink is None else by_row(bound, lowered.sink, bound.working_dtype)
     sink = None if sink is None else sink.to(bound.working_dtype).expand(shape.rows)
     views = {
@@ -253,13 +291,15 @@ def remember(spec: Spec, q: Tensor, k: Any, v: Any, cache: Cache, bound: Bound, 
     }
     if sink is not None:
         views["sink"] = shape.by_row(sink, False)
+    if wants_lse:
+        views["lse"] = shape.by_row(torch.empty(shape.rows, dtype=bound.working_dtype), False)
     call = replace(shape, keys=(slots,)).signature(
         bound,
         bound.q.dtype,
         0,
         views,
         key_element=kept.element,
-        placing={"ring_slots": [slots]} if isinstance(cache, Ring) else {},
+        placing={"ring_slots": [slots]} if isinstance(cache, Ring) else kept.placing if held.pages is not None else {},
         out=job.dtype,
     )
     nothing = bound.q.new_empty(())
@@ -270,11 +310,13 @@ def remember(spec: Spec, q: Tensor, k: Any, v: Any, cache: Cache, bound: Bound, 
     if len(steps) >= REMEMBERED:
         steps.pop(next(iter(steps)), None)
     order = [lowered.query_order[n] for n in shape.order]
-    steps[key] = Step(
+    steps[_key(q, cache, held, wants_lse)] = Step(
         call,
         template,
+        plan,
         made.output.shape,
         made.dtype,
+        tuple(shape.rows) if wants_lse else None,
         program,
         order,
         sink,

@@ -3,7 +3,7 @@
 A step is known by its spec, its queries' layout and the layout of the cache's storage, not by how many tokens there
 are: the core's object is made for all slots and told how many are in use, and the layers of a model share it.
 Programs of masks are bound again when the number of tokens changes. This module knows which calls that holds for:
-dense, quantized and ring caches whose positions are consecutive, without gradients, rotations or options. All others
+dense, quantized, ring and paged caches whose positions are consecutive, without gradients, rotations or options. All others
 it leaves alone.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..cache import Cache, Dense, Quantized, Ring
+from ..cache import Cache, Dense, Paged, Quantized, Ring
 from ..plan import Plan, forced
 from ..terms.weights import Sigmoid, Softmax
 from .backward import Seen, versions
@@ -32,6 +32,7 @@ from .tile_program import FlatTable, compiled, described, readable
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..cache.slots import Slots
     from ..core import Attention, Terms
     from ..spec import Spec
     from .bind import Bound
@@ -42,7 +43,9 @@ REMEMBERED = 64
 
 _empty = torch.empty
 _threads = torch.get_num_threads
-_KINDS = (Dense, Quantized, Ring)
+_KINDS = (Dense, Quantized, Ring, Paged)
+_UNTURNED = (None, 0)
+"""The seal of a cache whose keys went through no rotation."""
 
 
 Moment = tuple[int, int, int]
@@ -146,7 +149,9 @@ def may_append(spec: Spec, q: Any, k: Any, v: Any, cache: Any) -> bool:
     if appends is None or type(cache) not in _KINDS or cache.state.standing.given is not None:
         return False
     known = ordinary(q, k, v) and q.dtype == k.dtype and _shapes(q, k, v) in appends
-    return known and cache.rows is not None and not torch.is_autocast_enabled("cpu")
+    even = type(cache) is not Paged or not cache.state.uneven
+    sealed = cache.rows is not None and cache.seal == _UNTURNED
+    return known and even and sealed and not torch.is_autocast_enabled("cpu")
 
 
 def append(spec: Spec, q: Tensor, k: Tensor, v: Tensor, cache: Any) -> None:
@@ -166,18 +171,18 @@ def answer(spec: Spec, q: Any, cache: Any) -> Tensor | None:
     steps = spec.__dict__.get("_steps")
     if steps is None:
         return None
-    key = _key(q, cache)
+    held = _held(q, cache)
+    key = None if held is None else _key(q, cache, *held)
     step: Step | None = steps.get(key) if key is not None else None
-    if step is None:
+    if step is None or held is None:
         return None
     if step.versions and any(tensor._version != n for _, tensor, n in step.versions):
         steps.pop(key, None)
         return None
-    state = cache.state
-    standing = state.standing
+    standing = cache.state.standing
     moment = (standing.count, standing.first, cache.length)
     terms = step.terms(cache, moment)
-    keys, values, sink = state.keys, state.values, step.sink
+    (keys, values, pages), sink = held, step.sink
     output = _empty(step.output, dtype=step.dtype)
     outside = step.call.forward(
         q=q.data_ptr(),
@@ -189,7 +194,8 @@ def answer(spec: Spec, q: Any, cache: Any) -> Tensor | None:
         num_threads=_threads(),
         k_scale=0 if keys.scale is None else keys.scale.data_ptr(),
         v_scale=0 if values.scale is None else values.scale.data_ptr(),
-        ring_start=getattr(state, "start", 0),
+        pages=0 if pages is None else pages.data_ptr(),
+        ring_start=getattr(cache.state, "start", 0),
         num_keys=standing.count,
     )
     if outside >= 0 and step.program is not None:
@@ -197,25 +203,29 @@ def answer(spec: Spec, q: Any, cache: Any) -> Tensor | None:
     return output
 
 
-def _key(q: Any, cache: Any) -> tuple[object, ...] | None:
-    """What the step is known by beside its spec; None where it is not one for this way."""
-    if type(cache) not in _KINDS or not ordinary(q, q, q):
+def _held(q: Any, cache: Any) -> tuple[Slots, Slots, Tensor | None] | None:
+    """Keys, values and, where they are in pages, the table of them; None where the step is not one for this way."""
+    if type(cache) not in _KINDS or not ordinary(q, q, q) or cache.state.standing.given is not None:
         return None
-    state: Any = cache.state
-    keys, values = state.keys, state.values
-    if keys is None or values is None or state.standing.given is not None:
-        return None
+    if type(cache) is Paged:
+        return cache.reading()
+    keys, values = cache.state.keys, cache.state.values
+    return None if keys is None or values is None else (keys, values, None)
+
+
+def _key(q: Tensor, cache: Any, keys: Slots, values: Slots, pages: Tensor | None) -> tuple[object, ...]:
+    """What the step is known by beside its spec."""
     k, v = keys.data, values.data
-    return (q.shape, q.stride(), q.dtype, cache.kind, k.shape, v.shape, k.stride(), v.stride(), k.dtype, forced())
+    table = None if pages is None else pages.shape
+    return (q.shape, q.stride(), q.dtype, cache.kind, k.shape, v.shape, k.stride(), v.stride(), k.dtype, table, forced())
 
 
 def remember(spec: Spec, q: Tensor, k: Any, v: Any, cache: Cache, bound: Bound, plan: Plan) -> None:
     """Makes a step known after it ran, if it is one of those that can be; with ``k`` and ``v`` their appending too."""
     lowered, made = bound.lowered, bound.frame
-    state: Any = cache.state
-    key = _key(q, cache)
+    held = _held(q, cache)
     if (
-        key is None
+        held is None
         or plan.strategy != "cpu"
         or bound.want
         or bound.given
@@ -241,7 +251,8 @@ def remember(spec: Spec, q: Tensor, k: Any, v: Any, cache: Cache, bound: Bound, 
             appends.pop(next(iter(appends)), None)
         orders = (None if x.plain else x.order for x in (made.key, made.value))
         appends[_shapes(q, k, v)] = Append(*orders)
-    standing, slots = state.standing, state.keys.num_slots
+    standing, (keys, _, pages) = cache.standing, held
+    slots = keys.num_slots if pages is None else keys.num_slots * pages.shape[1]
     kept = plain(shape, bound.k, bound.v) if bound.stored is None else placed(shape, *bound.stored)
     job = Pass.of(bound, bound.v.dtype)
     sink = None if lowered.sink is None else by_row(bound, lowered.sink, bound.working_dtype)
@@ -259,7 +270,7 @@ def remember(spec: Spec, q: Tensor, k: Any, v: Any, cache: Cache, bound: Bound, 
         0,
         views,
         key_element=kept.element,
-        placing={"ring_slots": [slots]} if isinstance(cache, Ring) else {},
+        placing={"ring_slots": [slots]} if isinstance(cache, Ring) else kept.placing if pages is not None else {},
         out=job.dtype,
     )
     nothing = bound.q.new_empty(())
@@ -270,7 +281,7 @@ def remember(spec: Spec, q: Tensor, k: Any, v: Any, cache: Cache, bound: Bound, 
     if len(steps) >= REMEMBERED:
         steps.pop(next(iter(steps)), None)
     order = [lowered.query_order[n] for n in shape.order]
-    steps[key] = Step(
+    steps[_key(q, cache, *held)] = Step(
         call,
         template,
         made.output.shape,

@@ -107,8 +107,9 @@ def attention(
         return traced.traced(word, [], *tensors, options)[0]
     parts = (pattern, position, score, keep, weights)
     known = None
-    if positions is align is sizes is seed is None and type(dropout) is float and not dropout:
-        known = quick.signature(parts, q, k, v, scale)
+    aligned = align is None or type(align) is str
+    if positions is sizes is seed is None and aligned and type(dropout) is float and not dropout:
+        known = quick.signature(parts, q, k, v, scale, align)
         if known is not None:
             output = quick.answer(known, *tensors)
             if output is not None:
@@ -119,7 +120,7 @@ def attention(
         pattern, position, score if score is None or not isinstance(score, list) else tuple(score), keep, weights, scale
     )
     if known is not None:
-        return door.output(spec, q, k, v, {}, quick.Alias(known, parts))
+        return door.output(spec, q, k, v, {} if align is None else {"align": align}, quick.Alias(known, parts))
     return spec(q, k, v, positions=positions, align=align, dropout=dropout, seed=seed, sizes=sizes)
 
 
@@ -206,7 +207,9 @@ class Door:
             options = cached.without(options)
         if traced.is_tracing():
             return traced.traced(spec.word, spec.learned, q, k, v, options)[0]
-        known = None if options else quick.signature((spec,), q, k, v)
+        align: Any = options.get("align")
+        alone = not options or (len(options) == 1 and type(align) is str)
+        known = quick.signature((spec,), q, k, v, align=align) if alone else None
         if known is None or torch.is_autocast_enabled("cpu"):
             return self.run(spec, q, k, v, options).output
         output = quick.answer(known, q, k, v)

@@ -58,13 +58,15 @@ _known: dict[tuple[Any, ...], Known] = {}
 atexit.register(_known.clear)  # before the core goes, which counts what it made
 
 
-def signature(parts: tuple[object, ...], q: Any, k: Any, v: Any, scale: object = None) -> tuple[Any, ...] | None:
+def signature(
+    parts: tuple[object, ...], q: Any, k: Any, v: Any, scale: object = None, align: str | None = None
+) -> tuple[Any, ...] | None:
     """What the call is known by; None where it is not one for the quick way. ``parts`` are the spec or its parts."""
     if not ordinary(q, k, v):
         return None
     tensors = (q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(), q.dtype, k.dtype, v.dtype)
     # 1.0 == True, and True is no scale
-    return (*map(id, parts), *tensors, forced(), scale, type(scale))
+    return (*map(id, parts), *tensors, forced(), align, scale, type(scale))
 
 
 def answer(key: tuple[Any, ...], q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:

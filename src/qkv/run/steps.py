@@ -217,7 +217,19 @@ def _key(q: Tensor, cache: Any, keys: Slots, values: Slots, pages: Tensor | None
     """What the step is known by beside its spec."""
     k, v = keys.data, values.data
     table = None if pages is None else pages.shape
-    return (q.shape, q.stride(), q.dtype, cache.kind, k.shape, v.shape, k.stride(), v.stride(), k.dtype, table, forced())
+    return (
+        q.shape,
+        q.stride(),
+        q.dtype,
+        cache.kind,
+        k.shape,
+        v.shape,
+        k.stride(),
+        v.stride(),
+        k.dtype,
+        table,
+        forced(),
+    )
 
 
 def remember(spec: Spec, q: Tensor, k: Any, v: Any, cache: Cache, bound: Bound, plan: Plan) -> None:

@@ -3,8 +3,8 @@
 A step is known by its spec, its queries' layout and the layout of the cache's storage, not by how many tokens there
 are: the core's object is made for all slots and told how many are in use, and the layers of a model share it.
 Programs of masks are bound again when the number of tokens changes. This module knows which calls that holds for:
-dense, quantized, ring and paged caches whose positions are consecutive, without gradients, rotations or options. All others
-it leaves alone.
+dense, quantized, ring and paged caches whose positions are consecutive, without gradients, rotations or options.
+All others it leaves alone.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import qkv
+from qkv import run
 
 
 def _drawn(seed: int, *shape: int) -> Tensor:
@@ -198,3 +199,22 @@ def test_no_positions_at_all_keep_the_graph_in_linear() -> None:
     with qkv.strategy("linear"):
         qkv.attention(x, x, x, keep=qkv.causal(), weights=qkv.linear()).sum().backward()
     assert x.grad is not None and x.grad.shape == x.shape
+
+
+def test_a_repeated_call_that_says_where_queries_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is known by its alignment: the same tensors, aligned otherwise, are another call."""
+    spec = qkv.Spec(keep=qkv.causal())
+    first = {align: spec.run(Q, K, V, align=align).output for align in ("start", "end")}
+    assert not torch.equal(first["start"], first["end"])
+    for align in ("start", "end"):
+        spec(Q, K, V, align=align)
+        qkv.attention(Q, K, V, keep=qkv.causal(), align=align)
+    monkeypatch.setattr(run.call, "_ready", None)  # a call that is not known would bind
+    for align, expected in first.items():
+        assert torch.equal(spec(Q, K, V, align=align), expected)
+        assert torch.equal(qkv.attention(Q, K, V, keep=qkv.causal(), align=align), expected)
+    monkeypatch.undo()
+    with pytest.raises(qkv.PositionError):
+        spec(Q, K, V)
+    with pytest.raises(qkv.PositionError, match="middle"):
+        spec(Q, K, V, align="middle")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 
 import qkv
+
+merging = importlib.import_module("qkv.run.merge")
 
 
 def parts(*ends: int, spec: qkv.Spec = qkv.Spec(), seed: int = 0) -> tuple[list[qkv.Result], qkv.Result]:  # noqa: B008
@@ -92,3 +96,32 @@ def test_messages() -> None:
         qkv.merge(two, two)
     with pytest.raises(qkv.DtypeError, match="one result is Named and the other is not"):
         qkv.merge(a, qkv.Result(qkv.Named(b.output, "b h i e"), qkv.Named(b.lse, "b h i"), {}, b.plan))
+
+
+@pytest.mark.parametrize("size", [3, 700, 20_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_short_way_gives_the_bits_of_the_long_one(
+    size: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one piece, in several, and in too many; with outputs whose axes lie in another order."""
+    made = torch.Generator().manual_seed(0)
+    plan = parts(6, 10)[1].plan
+    outputs = [torch.randn(4, size, 2, 16, generator=made, dtype=dtype).transpose(0, 2) for _ in range(2)]
+    one, two = (qkv.Result(x, torch.randn(x.shape[:-1], generator=made, dtype=dtype) * 10, {}, plan) for x in outputs)
+    assert merging._is_usual(one, two)
+    short = qkv.merge(one, two)
+    monkeypatch.setattr(merging, "_is_usual", lambda *_: False)
+    long = qkv.merge(one, two)
+    assert torch.equal(short.output, long.output)
+    assert torch.equal(short.lse, long.lse)
+
+
+def test_the_short_way_is_left_where_a_part_may_have_no_share() -> None:
+    (a, b), _ = parts(6, 10)
+    for level in (torch.inf, -torch.inf, torch.nan, 1e3):
+        lse = b.lse.clone()
+        lse[0, 0, 0] = level
+        assert not merging._is_usual(a, qkv.Result(b.output, lse, {}, b.plan))
+    with torch.enable_grad():
+        learning = qkv.Result(a.output.clone().requires_grad_(), a.lse, {}, a.plan)
+        assert not merging._is_usual(learning, b)

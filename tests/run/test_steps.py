@@ -16,6 +16,10 @@ from qkv.run import cached, steps
 PATTERN = "b (h g) i d, b h j d, b h j e -> b (h g) i e"
 
 
+def paged(bits: int | None = None) -> qkv.cache.Paged:
+    return qkv.cache.Paged(qkv.cache.PagePool(page_size=4, bits=bits))
+
+
 def tokens(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     made = torch.Generator().manual_seed(seed)
     q = torch.randn(1, 4, count, 8, generator=made)
@@ -147,3 +151,82 @@ def test_a_known_step_is_not_taken_where_a_forward_derivative_is() -> None:
         dual = forward_ad.make_dual(q, torch.ones_like(q))
         with pytest.raises(qkv.SpecError, match="transform"):
             spec(dual, cache=cache)
+
+
+def story(spec: qkv.Spec, bits: int | None, batch: int) -> list[torch.Tensor]:
+    """Paged sequences that grow over many pages, fork in the middle of one, go on apart and are cut."""
+    made = torch.Generator().manual_seed(3)
+    first = paged(bits)
+    found: list[torch.Tensor] = []
+
+    def step(cache: qkv.cache.Paged, count: int = 1) -> None:
+        q = torch.randn(batch, 4, count, 8, generator=made)
+        k, v = (torch.randn(batch, 2, count, 8, generator=made) for _ in range(2))
+        with torch.inference_mode():
+            found.append(spec(q, k, v, cache=cache))
+            found.append(spec(q[:, :, -1:], cache=cache))
+
+    step(first, 9)
+    for _ in range(29):
+        step(first)
+    twin = first.fork()
+    for _ in range(7):
+        step(twin)
+        step(first)
+    twin.truncate(33)
+    for _ in range(3):
+        step(twin)
+    first.reorder(list(reversed(range(batch))))
+    step(first)
+    return found
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("bits", [None, 8, 4])
+def test_known_steps_on_pages_answer_what_others_answer(
+    bits: int | None, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = qkv.Spec(PATTERN, keep=qkv.causal() & qkv.window(30))
+    taken = list[bool]()
+    plain = steps.answer
+
+    def counted(*given: Any, lse: bool) -> Any:
+        found = plain(*given, lse=lse)
+        taken.append(found is not None)
+        return found
+
+    monkeypatch.setattr(steps, "answer", counted)
+    quick = story(spec, bits, batch)
+    assert sum(taken) > 0.7 * len(taken)
+    monkeypatch.setattr(steps, "answer", lambda *_, **__: None)
+    monkeypatch.setattr(steps, "may_append", lambda *_: False)
+    general = story(qkv.Spec(PATTERN, keep=qkv.causal() & qkv.window(30)), bits, batch)
+    assert all(torch.equal(a, b) for a, b in zip(quick, general, strict=True))
+
+
+def test_sequences_of_several_lengths_are_left_to_the_general_way() -> None:
+    """Their keys behind each end are masked; a step that is known has no such mask."""
+    spec = qkv.Spec(PATTERN, keep=qkv.causal())
+    together = paged()
+    whole = torch.cat([torch.randn(1, 4, 6, 8, generator=torch.Generator().manual_seed(n)) for n in range(2)])
+    short = paged()
+    with torch.inference_mode():
+        for _ in range(2):  # a step of this layout is known
+            spec(whole[:, :, :1], whole[:, :2, :1], whole[:, 2:, :1], cache=short)
+        spec(whole, whole[:, :2], whole[:, 2:], cache=together, lengths=[6, 3])
+        found = spec(whole[:, :, -1:], whole[:, :2, -1:], whole[:, 2:, -1:], cache=together)
+        alone = paged()
+        spec(whole[1:, :, :3], whole[1:, :2, :3], whole[1:, 2:, :3], cache=alone)
+        expected = spec(whole[1:, :, -1:], whole[1:, :2, -1:], whole[1:, 2:, -1:], cache=alone)
+    assert torch.allclose(found[1:], expected, atol=1e-5)
+
+
+def test_a_known_step_is_not_appended_to_keys_that_were_turned() -> None:
+    spec, turning = (qkv.Spec(PATTERN, keep=qkv.causal(), position=x) for x in (None, qkv.rope(8)))
+    written(spec, qkv.cache.Dense(), 6, 0)
+    cache = qkv.cache.Dense()
+    q, k, v = tokens(5, 1)
+    turning(q, k, v, cache=cache)
+    with pytest.raises(qkv.CacheError, match="One cache serves one rotation"):
+        spec(q[:, :, :1], k[:, :, :1], v[:, :, :1], cache=cache)
+    assert cache.length == 5

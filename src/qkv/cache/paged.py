@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+FEW = 2
+"""So few sequences are written page by page; the tokens of more are written together."""
+
+LEAST_PAGES = 8
+"""Columns of the smallest table of pages."""
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """The pages and the length of each sequence, and the lengths before the newest tokens."""
@@ -182,8 +189,9 @@ class Paged(Cache):
                 row, more = (*row[:-1], page), more - 1
             elif begin < end and begin % size != 0:
                 pool.forget(row[-1])
-            table.append((*row, *(self._take() for _ in range(more))))
-        return tuple(table)
+            table.append((*row, *(self._take() for _ in range(more))) if copy or more else row)
+        # the same object while its pages are the same, so that its tensor stays
+        return old if self.state.table and all(a is b for a, b in zip(old, table, strict=True)) else tuple(table)
 
     def _take(self) -> int:
         page = self.pool.take()
@@ -194,6 +202,11 @@ class Paged(Cache):
         import torch
 
         size = self.pool.page_size
+        if len(new) <= FEW or sum(new) > size * len(new):
+            for row, begin, n, element in zip(table, before, new, range(len(new)), strict=True):
+                for slots, x in zip(self.pool.both() if n else (), (k[element], v[element]), strict=bool(n)):
+                    _put_run(slots, row, begin, x.narrow(-2, 0, n), size)
+            return
         places = [(b, t, *divmod(before[b] + t, size)) for b, n in enumerate(new) for t in range(n)]
         if not places:
             return
@@ -236,7 +249,7 @@ class Paged(Cache):
         if self.rows is None or not self.state.table:
             raise self.empty("spec(q, cache=)")
         state, device = self.state, self.rows.device
-        pages = self.table()
+        pages = self._table()
         lengths = self._lengths_table() if state.uneven else None
         stored = [
             Stored(
@@ -260,15 +273,22 @@ class Paged(Cache):
             begins = torch.tensor(state.begins, dtype=torch.int64, device=device)
         return View(stored[0], stored[1], state.standing, lengths, begins)
 
-    def table(self) -> Tensor:
-        """The numbers of the pages, int32 ``[batch, page]``, 0 behind a sequence's last one. One tensor until they
-        change.
+    def reading(self) -> tuple[Slots, Slots, Tensor] | None:
+        """Keys, values and the table of pages; None for a cache without tokens, and for sequences of several lengths,
+        which are read with a mask.
         """
+        state, pool = self.state, self.pool
+        if self.rows is None or pool.keys is None or pool.values is None or not state.standing.count or state.uneven:
+            return None
+        return pool.keys, pool.values, self._table()
+
+    def _table(self) -> Tensor:
         import torch
 
         device = None if self.rows is None else self.rows.device
         if self._pages is None or self._pages[0] is not self.state.table:
-            most = max(1, *(len(row) for row in self.state.table))
+            most = max(LEAST_PAGES, *(len(row) for row in self.state.table))
+            most = 1 << (most - 1).bit_length()  # its strides change seldom, as readers remember them
             padded = [[*row, *[0] * (most - len(row))] for row in self.state.table]
             self._pages = (self.state.table, torch.tensor(padded, dtype=torch.int32, device=device))
         return self._pages[1]
@@ -445,6 +465,16 @@ def _put(slots: Slots, page: Tensor, slot: Tensor, rows: Tensor) -> None:
     codes, scale = encode(rows, slots.bits)
     slots.data.movedim(-2, 1)[page, slot] = codes
     slots.scale.movedim(-1, 1)[page, slot] = scale
+
+
+def _put_run(slots: Slots, pages: tuple[int, ...], begin: int, rows: Tensor, size: int) -> None:
+    """Writes ``rows [shared..., n, feature]`` into the slots of one sequence from ``begin`` on, page by page."""
+    done, count = 0, rows.shape[-2]
+    while done < count:
+        page, slot = divmod(begin + done, size)
+        n = min(size - slot, count - done)
+        slots.at(pages[page]).put(slot, rows.narrow(-2, done, n))
+        done += n
 
 
 def _copy_row(target: Slots, source: Slots, pages: tuple[int, ...], length: int, size: int) -> None:

@@ -24,10 +24,10 @@ class Stored:
     (page, shared coordinates without the batch, slot in the page, feature). ``scale``: float32, data's axes without the
     feature; None where data is not quantized. ``bits``: 8 or 4 where data holds codes (``cache.codec``), else None.
     ``start``: the slot of the oldest key; keys follow cyclically over data's slots. ``count``: how many keys, the most
-    of any sequence. ``pages``: int32 ``[batch, most pages]``; slot j of sequence b is ``pages[b, j // page_size]`` at
-    ``j % page_size``, and unused entries are 0. ``lengths``: int64 ``[batch]`` where sequences have different numbers
-    of keys: ``part`` has zeros behind them. ``feature_size``: features in a row, packed or not. ``dtype``: what codes
-    become in ``part``.
+    of any sequence. ``pages``: int32 ``[batch, most pages or more]``; slot j of sequence b is ``pages[b, j //
+    page_size]`` at ``j % page_size``, and unused entries are 0. ``lengths``: int64 ``[batch]`` where sequences have
+    different numbers of keys: ``part`` has zeros behind them. ``feature_size``: features in a row, packed or not.
+    ``dtype``: what codes become in ``part``.
     """
 
     data: Tensor

@@ -107,8 +107,9 @@ def attention(
         return traced.traced(word, [], *tensors, options)[0]
     parts = (pattern, position, score, keep, weights)
     known = None
-    if positions is align is sizes is seed is None and type(dropout) is float and not dropout:
-        known = quick.signature(parts, q, k, v, scale)
+    said = () if align is positions is None else quick.said_by({"align": align, "positions": positions})
+    if said is not None and sizes is seed is None and type(dropout) is float and not dropout:
+        known = quick.signature(parts, q, k, v, scale, said)
         if known is not None:
             output = quick.answer(known, *tensors)
             if output is not None:
@@ -119,7 +120,8 @@ def attention(
         pattern, position, score if score is None or not isinstance(score, list) else tuple(score), keep, weights, scale
     )
     if known is not None:
-        return door.output(spec, q, k, v, {}, quick.Alias(known, parts))
+        options = {"align": align, "positions": positions} if said else {}
+        return door.output(spec, q, k, v, options, quick.Alias(known, parts))
     return spec(q, k, v, positions=positions, align=align, dropout=dropout, seed=seed, sizes=sizes)
 
 

@@ -45,6 +45,8 @@ REMEMBERED = 64
 _empty = torch.empty
 _threads = torch.get_num_threads
 _KINDS = (Dense, Quantized, Ring, Paged)
+_UNTURNED = (None, 0)
+"""The seal of a cache whose keys went through no rotation."""
 
 MOST_ROWS = 4096
 """Queries of a step, those of a head group counted one by one; more take longer than what is saved."""
@@ -154,7 +156,9 @@ def may_append(spec: Spec, q: Any, k: Any, v: Any, cache: Any) -> bool:
     if appends is None or type(cache) not in _KINDS or cache.state.standing.given is not None:
         return False
     known = ordinary(q, k, v) and q.dtype == k.dtype and _shapes(q, k, v) in appends
-    return known and cache.rows is not None and not torch.is_autocast_enabled("cpu")
+    even = type(cache) is not Paged or not cache.state.uneven
+    sealed = cache.rows is not None and cache.seal == _UNTURNED
+    return known and even and sealed and not torch.is_autocast_enabled("cpu")
 
 
 def append(spec: Spec, q: Tensor, k: Tensor, v: Tensor, cache: Any) -> None:
@@ -229,9 +233,8 @@ def _held(q: Any, cache: Any) -> _Held | None:
     if state.standing.given is not None:
         return None
     if type(cache) is Paged:
-        if not state.table or state.uneven:
-            return None
-        return _Held(*cache.pool.both(), cache.table(), 0)
+        found = cache.reading()
+        return None if found is None else _Held(*found, 0)
     if state.keys is None or state.values is None:
         return None
     return _Held(state.keys, state.values, None, getattr(state, "start", 0))

@@ -5,12 +5,11 @@ Gives the definitions with their graphs and contracts. A text with mistakes stil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
 from . import tree
-from .calls import Called
 from .contract import ConflictError, Sizes
 from .elems import fits
 from .graph import Constraint, Coords, Definition, Node, Slot, union, walk
@@ -711,11 +710,12 @@ def _outside(
             body.let(item)
     body.unused(frozenset(t.name for i in statements if isinstance(i, tree.Let) for t in i.targets))
     sound = not report.errors
+    everything = {n: v.node for n, v in body.values.items()}
+    needed = _needed(everything.values(), list(inputs))
     for name, value in body.values.items():
         if name in inputs or name in definitions:
             continue
-        needed = union(*((str(n.data),) for n in walk(value.node) if n.op == "parameter"))
-        slots = tuple(inputs[n] for n in inputs if n in needed)
+        slots = tuple(slot for n, slot in enumerate(inputs.values()) if needed[id(value.node)] >> n & 1)
         elem = {"int": "i64", "real": "f32"}.get(value.node.dtype, value.node.dtype)
         result = Slot("the result", elem, value.axes, value.span)
         formals = tuple(c for c in union(*(s.coords for s in slots), value.node.coords) if not c.startswith(".."))
@@ -729,7 +729,7 @@ def _outside(
             [],
             body.constraints,
             (value.node,),
-            {n: v.node for n, v in body.values.items()},
+            everything,
             None,
             report.source,
             sound and not value.node.bad,
@@ -737,10 +737,13 @@ def _outside(
     return inputs
 
 
-def called_functions(definition: Definition) -> list[Definition]:
-    """The functions that a definition calls, each once."""
-    found: dict[str, Definition] = {}
-    for node in walk(*definition.outputs):
-        if isinstance(node.data, Called):
-            found.setdefault(node.data.function.name, node.data.function)
-    return list(found.values())
+def _needed(roots: Iterable[Node], inputs: list[str]) -> dict[int, int]:
+    """The inputs that each node needs, as bits in their order: one pass over all, however many share their parts."""
+    bits = {name: 1 << n for n, name in enumerate(inputs)}
+    found: dict[int, int] = {}
+    for node in walk(*roots):
+        mine = bits.get(str(node.data), 0) if node.op == "parameter" else 0
+        for arg in node.args:
+            mine |= found[id(arg)]
+        found[id(node)] = mine
+    return found

@@ -13,6 +13,7 @@ from . import tree
 from .contract import ConflictError, Sizes
 from .elems import fits
 from .graph import Constraint, Coords, Definition, Node, Slot, union, walk
+from .names import BUILT_IN
 from .parser import parse
 from .reader import KEEPING
 from .report import Report, Source, Span, near
@@ -22,41 +23,6 @@ from .tokens import Tokens
 
 STRATEGIES = ("flash", "reference", "chunked", "cpu", "sdpa", "flex", "triton", "linear", "absorbed", "ring")
 """What may stand in ``#[strategy(...)]``; ``flash`` is any fused exact one."""
-
-_BUILT_IN = frozenset(
-    [
-        "sum",
-        "prod",
-        "max",
-        "min",
-        "mean",
-        "any",
-        "all",
-        "logsumexp",
-        "argmax",
-        "argmin",
-        "softmax",
-        "log_softmax",
-        "cumsum",
-        "concat",
-        "only",
-        "size",
-        "exp",
-        "log",
-        "sqrt",
-        "tanh",
-        "sin",
-        "cos",
-        "abs",
-        "floor",
-        "relu",
-        "sigmoid",
-        "silu",
-        "gelu",
-        "erf",
-    ]
-)
-
 
 @dataclass(slots=True)
 class Checked:
@@ -212,7 +178,7 @@ class Body(Roles):
         if (
             target.name in self.values
             or target.name in self.coordinates
-            or target.name in _BUILT_IN
+            or target.name in BUILT_IN
             or target.name in self.known
         ):
             self.report.error(
@@ -646,7 +612,7 @@ def check(source: Source, library: Mapping[str, Mapping[str, Definition]] | None
     pending: list[tuple[tree.Function, Definition, Scope]] = []
     for item in found.items:
         if isinstance(item, tree.Function):
-            if item.name in definitions or item.name in _BUILT_IN:
+            if item.name in definitions or item.name in BUILT_IN:
                 report.error("duplicate", f'"{item.name}" is defined already.', item.name_span, fix=f"{item.name}2")
                 continue
             made, scope = signature(report, item, definitions)

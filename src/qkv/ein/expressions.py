@@ -23,10 +23,11 @@ POINTWISE: dict[str, int] = {
 }  # fmt: skip
 """Pointwise functions and their number of arguments."""
 
-_OPERATIONS = {
+OPERATIONS = {
     "+": "add", "-": "sub", "*": "mul", "/": "div", "%": "mod", "**": "pow", "<": "lt", "<=": "le", ">": "gt",
     ">=": "ge", "==": "eq", "!=": "ne", "&&": "and", "||": "or",
 }  # fmt: skip
+"""The operation of each sign."""
 _COMPARISONS = frozenset({"<", "<=", ">", ">=", "==", "!="})
 
 
@@ -126,7 +127,7 @@ class Expressions(Accesses):
             return self.bad(
                 binary.span, coords, "bool" if operator in ("&&", "||") or operator in _COMPARISONS else left.dtype
             )
-        return Node("point", _OPERATIONS[operator], (left, right), coords, dtype, binary.span, bad)
+        return Node("point", OPERATIONS[operator], (left, right), coords, dtype, binary.span, bad)
 
     def result(self, operator: str, left: Node, right: Node, binary: tree.Binary) -> str | None:
         """The element type of an operation; None, with an error reported, where there is none."""

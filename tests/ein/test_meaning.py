@@ -93,3 +93,51 @@ def test_an_index_that_leaves_its_axis_at_one_step_is_an_error() -> None:
     assert f(torch.tensor([0, 1, 2]), rand(3)).shape == (3,)
     with pytest.raises(qkv.EinError, match="out-of-range"):
         f(torch.tensor([0, 1, 3]), rand(3))
+
+
+def test_indices_of_one_access_speak_of_the_result_and_not_of_each_others_axes() -> None:
+    f = qkv.ein.source(
+        """fn f[q, c](X: [f64; q, c], I: [i64; c]) -> [f64; c] {
+            if c > 0 { X[I[c], c - 1] } else { X[I[c], 0] }
+        }"""
+    ).f
+    x, at = rand(3, 4), torch.tensor([0, 2, 1, 2])
+    torch.testing.assert_close(f(x, at), torch.stack([x[at[c], max(c - 1, 0)] for c in range(4)]))
+    g = qkv.ein.source(
+        """fn g[q, c](X: [f64; q, c]) -> [f64; q, c] {
+            if q > 0 && c > 0 { X[q - 1, c - 1] * X[q, c] } else { X[q, c] }
+        }"""
+    ).g
+    expected = x.clone()
+    expected[1:, 1:] = x[:-1, :-1] * x[1:, 1:]
+    torch.testing.assert_close(g(x), expected)
+
+
+def test_a_recurrence_that_begins_with_a_number_has_the_type_of_what_it_meets() -> None:
+    f = qkv.ein.source(
+        """fn f[T](A: [f64; T]) -> [f64; T] {
+            let h[0] = 1.0;
+            let h[t in 1..T] = h[t - 1] * A[t];
+            h[T]
+        }"""
+    ).f
+    a = rand(4)
+    torch.testing.assert_close(f(a), torch.cat([torch.ones(1, dtype=torch.float64), a[1:].cumprod(0)]))
+
+
+def test_a_recurrence_may_read_before_its_step_what_its_range_allows() -> None:
+    f = qkv.ein.source(
+        """fn f[T](A: [f64; T]) -> [f64; T] {
+            let h[0] = A[0];
+            let h[t in 1..T] = h[t - 1] + A[t] * A[t - 1];
+            h[T]
+        }"""
+    ).f
+    a = rand(5)
+    torch.testing.assert_close(f(a), torch.cat([a[:1], a[0] + (a[1:] * a[:-1]).cumsum(0)]))
+    assert [
+        d["code"]
+        for d in qkv.ein.check(
+            "fn f[T](A: [f64; T]) -> [f64; T] { let h[0] = A[0]; let h[t in 1..T] = h[t - 1] + A[t - 2]; h[T] }"
+        )
+    ] == ["out-of-range"]

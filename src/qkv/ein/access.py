@@ -347,9 +347,10 @@ class Accesses(Scope):
         reshaped: list[tuple[str, Coords | str, Coords | str, Span]],
     ) -> Node:
         """The node with lookups, splits, merges and renamings applied, in this order."""
-        made = node
+        guards = [*self.started(lookups), *self.guards]
+        guard = guards[-1] if len(guards) == 1 else self.both(guards) if guards else None
+        made, lookups = self.apart(access, node, lookups, guard)
         for axis, index in lookups:
-            guard = self.guards[-1] if len(self.guards) == 1 else self.both(self.guards) if self.guards else None
             left = tuple(c for c in made.coords if c != axis)
             args = (made, index) if guard is None else (made, index, guard)
             made = Node("gather", axis, args, union(left, index.coords), made.dtype, access.span)
@@ -389,6 +390,36 @@ class Accesses(Scope):
             return node
         made.name = made.name or self.text(access.span)
         return made
+
+    def started(self, lookups: list[tuple[str, Node]]) -> list[Node]:
+        """Inside a recurrence an index may rely on the first step: nothing is looked up before it."""
+        time = "" if self.running is None else self.running[1]
+        first = self.ranges[time].first if time in self.ranges else None
+        if not first or not any(time in index.coords for _, index in lookups):
+            return []
+        here = Node("index", time, (), (time,), "int", lookups[0][1].span)
+        begin = Node("number", first, (), (), "int", here.span)
+        return [Node("point", "ge", (here, begin), (time,), "bool", here.span)]
+
+    def apart(
+        self, access: tree.Access, node: Node, lookups: list[tuple[str, Node]], guard: Node | None
+    ) -> tuple[Node, list[tuple[str, Node]]]:
+        """Looked-up axes under names of their own where another index or a condition speaks of the coordinate.
+
+        In ``X[I[c], c - 1]`` the c of the first index is the result's, and not the axis that the second one reads.
+        """
+        renamed: dict[str, str] = {}
+        for n, (axis, _) in enumerate(lookups):
+            others = [index.coords for m, (_, index) in enumerate(lookups) if m != n]
+            others += [guard.coords] if guard is not None and len(lookups) > 1 else []
+            if any(axis in coords for coords in others):
+                renamed[axis] = f"{axis}.{access.span[0]}"
+        if not renamed:
+            return node, lookups
+        self.constraints += [Constraint("equal", pair, access.span) for pair in renamed.items()]
+        coords = tuple(renamed.get(c, c) for c in node.coords)
+        made = Node("rename", tuple(renamed.items()), (node,), coords, node.dtype, access.span, name=node.name)
+        return made, [(renamed.get(axis, axis), index) for axis, index in lookups]
 
     def both(self, guards: list[Node]) -> Node:
         """All of the conditions together."""

@@ -25,7 +25,7 @@ class NoGradientError(Exception):
 
 
 class Sweep:
-    """One sweep over a graph, from cotangents of some nodes to those of the ``wanted`` ones; ``stops`` are constants."""
+    """One sweep over a graph, from cotangents of some nodes to those of ``wanted`` ones; ``stops`` are constants."""
 
     def __init__(
         self,
@@ -136,12 +136,11 @@ class Sweep:
             self.give(source, self.make.node("split", node.data, (d,), coords, d.dtype), source.coords)
 
     def gathered(self, node: Node, d: Node) -> None:
-        """Each place of the source gets what was read from it."""
+        """Each place of the source gets what was read from it; where a condition excludes the index nothing flows."""
         make, axis = self.make, node.data
         source, at = node.args[:2]
-        guard = node.args[2] if len(node.args) > 2 else None
         own = axis if axis not in node.coords and axis not in at.coords else make.fresh(axis)
-        read = make.both(guard, make.point("eq", make.index(own), at))
+        read = make.point("eq", make.index(own), at)
         coords = (*(c for c in (*node.coords, *read.coords) if c != own), own)
         place = Node("", 0, (), tuple(own if c == axis else c for c in source.coords), source.dtype)
         found = self.fitted(make.choose(read, d), tuple(dict.fromkeys(coords)), place)

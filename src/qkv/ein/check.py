@@ -11,7 +11,7 @@ from typing import cast
 
 from . import tree
 from .contract import ConflictError, Sizes
-from .elems import fits
+from .elems import FLOATS, fits
 from .graph import Constraint, Coords, Definition, Node, Slot, union, walk
 from .names import BUILT_IN
 from .parser import parse
@@ -23,6 +23,7 @@ from .tokens import Tokens
 
 STRATEGIES = ("flash", "reference", "chunked", "cpu", "sdpa", "flex", "triton", "linear", "absorbed", "ring")
 """What may stand in ``#[strategy(...)]``; ``flash`` is any fused exact one."""
+
 
 @dataclass(slots=True)
 class Checked:
@@ -308,7 +309,8 @@ class Body(Roles):
         bases = [found.bases[n] for n in range(first)]
         dtype = next((b.dtype for b in bases if b.op != "number"), bases[0].dtype)
         if dtype in ("int", "real"):
-            dtype = "float" if any(v.node.dtype == "float" for v in self.values.values()) else "f32"
+            floats = {v.node.dtype for v in self.values.values() if v.node.dtype in FLOATS}
+            dtype = next(iter(floats)) if len(floats) == 1 else "float" if "float" in floats else "f32"
         self.values[target.name] = Value(
             target.name,
             Node("self", (target.name, 0), (), others, dtype, target.span),
@@ -334,8 +336,7 @@ class Body(Roles):
             )
             bad = True
         node = Node("scan", (target.name, time, first), (*bases, body), names, dtype, let.span, bad)
-        used = any(True for _ in ())
-        self.values[target.name] = Value(target.name, node, axes, target.name_span, used=used)
+        self.values[target.name] = Value(target.name, node, axes, target.name_span)
 
     def strategy(self, attributes: tuple[tree.Attribute, ...]) -> str | None:
         """The strategy that the attributes ask for."""

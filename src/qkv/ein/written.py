@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 from .. import limits
 from ..errors import LimitError
@@ -200,7 +201,7 @@ class Written:
             case "point":
                 return self.point(node, below)
             case "reduce" | "softmax":
-                return self.reduction(node, *node.data[:2], below)
+                return self.reduction(node, node.data[0], node.data[1], below)
             case "cumsum":
                 return self.reduction(node, "cumsum", (node.data,), below)
             case "only":
@@ -321,7 +322,8 @@ class Written:
         """The function."""
         outline = self.outline
         ranged = {self.coordinate(t) for t in outline.ranges if t in self.coordinates}
-        used = _mentioned(self.lets, [*outline.parameters, *outline.results], self.coordinate)
+        used = _mentioned(self.lets)
+        used |= {self.coordinate(c) for slot in (*outline.parameters, *outline.results) for c in slot.coords}
         formals = tuple(
             tree.Formal(shown, _AT, outline.fixed.get(name))
             for name, shown in self.coordinates.items()
@@ -333,9 +335,7 @@ class Written:
         )
         shown = {f.name for f in formals}
         differ = tuple(
-            tree.Differ(tree.AxisName(a, _AT), tree.AxisName(b, _AT), _AT)
-            for a, b in outline.differ
-            if {a, b} <= shown
+            tree.Differ(tree.AxisName(a, _AT), tree.AxisName(b, _AT), _AT) for a, b in outline.differ if {a, b} <= shown
         )
         results = tuple(self.type(s) for s in outline.results)
         return tree.Function(
@@ -356,16 +356,14 @@ def _number(value: float) -> tree.Expr:
     return tree.Unary("-", size, _AT) if value < 0 else size
 
 
-def _mentioned(lets: Iterable[tree.Let], slots: Iterable[Slot], called: object) -> set[str]:
-    """Every name that stands in lets, and the coordinates of types."""
+def _mentioned(lets: Iterable[tree.Let]) -> set[str]:
+    """Every name that stands in lets."""
     found: set[str] = set()
-    for slot in slots:
-        found.update(called(c) for c in slot.coords)  # type: ignore[operator]
     stack: list[object] = list(lets)
     while stack:
         current = stack.pop()
         if isinstance(current, str):
             found.add(current)
         elif isinstance(current, tuple):
-            stack.extend(current)
+            stack.extend(cast("tuple[object, ...]", current))
     return found

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from . import tree
+from .across import check_across, check_values
 from .contract import ConflictError, Sizes
 from .elems import FLOATS, fits
 from .graph import Constraint, Coords, Definition, Node, Slot, union, walk
@@ -623,6 +624,7 @@ def check(source: Source, library: Mapping[str, Mapping[str, Definition]] | None
         _body(report, function, made, scope, definitions)
     own = tuple(made.name for _, made, _ in pending)
     _recursive(report, definitions, own)
+    check_across(report, definitions, own)
     inputs = _outside(report, found, definitions, own)
     lets = tuple(t.name for i in found.items if isinstance(i, tree.Let) for t in i.targets if t.name in definitions)
     return Checked(source, report, found, tokens, definitions, (*own, *dict.fromkeys(lets)), inputs, tuple(uses))
@@ -676,8 +678,9 @@ def _outside(
         else:
             body.let(item)
     body.unused(frozenset(t.name for i in statements if isinstance(i, tree.Let) for t in i.targets))
-    sound = not report.errors
     everything = {n: v.node for n, v in body.values.items()}
+    check_values(report, definitions, everything.values())
+    sound = not report.errors
     needed = _needed(everything.values(), list(inputs))
     for name, value in body.values.items():
         if name in inputs or name in definitions:

@@ -245,10 +245,10 @@ class Expressions(Accesses):
             return Node("only", tuple(names), args[:1], remaining, dtype, reduce.span, bad)
         node = Node("reduce", (reduce.operator, tuple(names)), args, remaining, dtype, reduce.span, bad)
         if not bad and reduce.operator == "sum":
-            self.roles(node, reduce)
+            self.roles(node)
         return node
 
-    def roles(self, node: Node, reduce: tree.Reduce) -> None:
+    def roles(self, node: Node) -> None:
         """Attention's roles; the layer above looks at them."""
 
     def present(self, reduce: tree.Reduce, names: list[str], coords: tuple[str, ...], body: Node) -> bool:

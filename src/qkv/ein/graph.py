@@ -159,6 +159,8 @@ class Definition:
     strategy: str | None = None
     source: Any = None
     sound: bool = True
+    picture: tuple[Node, ...] = ()
+    """What is shown of each result where the function is called: see ``across``."""
 
     @property
     def settled(self) -> frozenset[str]:

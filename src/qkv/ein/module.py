@@ -14,7 +14,7 @@ from ..coords import Named
 from ..terms.worded import Worded
 from .contract import ConflictError, Sizes
 from .elems import FLOATS, FROM_TORCH, fits
-from .graph import Constraint, Coords, Definition, Slot, plain
+from .graph import Constraint, Coords, Definition, Node, Slot, plain
 from .inline import Flat, write_out
 from .recognise import Recognised, recognise
 from .report import Diagnostic, Source, Span, raised
@@ -68,8 +68,38 @@ class Ready:
         self.recognised = recognised
         self.flat = flat
         self.sizes = sizes
-        self.dtypes = dtypes
+        self.device = machine.device
         self.inputs: list[tuple[int, tuple[int, ...] | None]] = []
+        self.results = [
+            self._result(node, axes, dtype)
+            for node, axes, dtype in zip(machine.outputs, flat.results, dtypes, strict=True)
+        ]
+
+    def _result(
+        self, node: Node, axes: tuple[Coords, ...] | None, dtype: Any
+    ) -> tuple[list[int] | None, list[int] | None, Any, str]:
+        """What is done to a result, so that a call does not find it out: its axes' order, its shape, its type."""
+        wanted = tuple(c for a in axes or () for c in a)
+        order = None if wanted == node.coords else [node.coords.index(c) for c in wanted]
+        shape = _shape(axes or (), self.sizes) if any(len(a) > 1 for a in axes or ()) else None
+        return order, shape, dtype, node.dtype
+
+    def run(self, args: tuple[Any, ...]) -> Any:
+        """The result of one call with such arguments, or several as a tuple."""
+        values: dict[int, Any] = {}
+        for (at, shape), arg in zip(self.inputs, args, strict=True):
+            values[at] = arg if shape is None else arg.reshape(shape)
+        made = self.machine.run(values)
+        results: list[Any] = []
+        for out, (order, shape, dtype, elem) in zip(made, self.results, strict=True):
+            if not hasattr(out, "shape"):
+                out = self.machine.tensor(out, elem)
+            if order is not None:
+                out = out.permute(order)
+            if shape is not None:
+                out = out.reshape(shape)
+            results.append(out if out.dtype == dtype else out.to(dtype))
+        return results[0] if len(results) == 1 else tuple(results)
 
 
 class Callable_(Worded):
@@ -145,7 +175,7 @@ class Callable_(Worded):
             ready = self._ready.get(key)
         except TypeError:
             ready = self.ready(args, options)  # it says which argument is no tensor
-        if ready is None or (args and hasattr(args[0], "device") and args[0].device != ready.machine.device):
+        if ready is None or (args and hasattr(args[0], "device") and args[0].device != ready.device):
             ready = self.ready(args, options)
             if len(self._ready) >= REMEMBERED:
                 self._ready.pop(next(iter(self._ready)))
@@ -153,26 +183,14 @@ class Callable_(Worded):
         return self._run(ready, args)
 
     def _run(self, ready: Ready, args: tuple[Any, ...]) -> Any:
-        from .evaluate import OutsideError
-
-        values: dict[int, Any] = {}
-        for (at, shape), arg in zip(ready.inputs, args, strict=True):
-            values[at] = arg if shape is None else arg.reshape(shape)
         try:
-            made = ready.machine.run(values)
-        except OutsideError as error:
-            self._outside(error)
-        results: list[Any] = []
-        for out, node, axes, dtype in zip(made, ready.machine.outputs, ready.flat.results, ready.dtypes, strict=True):
-            if not hasattr(out, "shape"):
-                out = ready.machine.tensor(out, node.dtype)
-            wanted = tuple(c for a in axes or () for c in a)
-            if wanted != node.coords:
-                out = out.permute([node.coords.index(c) for c in wanted])
-            if any(len(a) > 1 for a in axes or ()):
-                out = out.reshape(_shape(axes or (), ready.sizes))
-            results.append(out if out.dtype == dtype else out.to(dtype))
-        return results[0] if len(results) == 1 else tuple(results)
+            return ready.run(args)
+        except Exception as error:
+            from .evaluate import OutsideError
+
+            if isinstance(error, OutsideError):
+                self._outside(error)
+            raise
 
     def _outside(self, error: OutsideError) -> NoReturn:
         node = error.node

@@ -309,6 +309,71 @@ def test_differential_attention_is_two_fused_ones() -> None:
     )
 
 
+CLAMPED = """fn f[h, q, k, m, d, e](
+    Q: [float; ..b, h, q, m, d],
+    K: [float; ..b, h, k, m, d],
+    V: [float; ..b, h, k, e],
+    lam: [float; h],
+) -> [float; ..b, h, q, e] {
+    let w[..b, m, h, q, k] = softmax[k](sum[d](Q[..b, h, q, m, d] * K[..b, h, k, m, d]) / d ** 0.5 where k <= q);
+    let c[..b, h, q, k] = POSITIVE;
+    let z[..b, h, q] = sum[k](c[..b, h, q, k]);
+    sum[k](c[..b, h, q, k] * V[..b, h, k, e]) / if z[..b, h, q] > 0 { z[..b, h, q] } else { 1.0 }
+}"""
+SUBTRACTED = "w[..b, 0, h, q, k] - lam[h] * w[..b, 1, h, q, k]"
+
+
+def clamped_arguments(maps: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    shapes = (2, 3, 9, maps, 4), (2, 3, 9, maps, 4), (2, 3, 9, 5), (3,)
+    return [torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes]
+
+
+def clamped(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
+    """The clamped difference of the first two maps, in plain torch."""
+    s = torch.einsum("bhqmd,bhkmd->bmhqk", q, k) / 2
+    w = s.masked_fill(I < J, -math.inf).softmax(-1)
+    c = torch.relu(w[:, 0] - lam[:, None, None] * w[:, 1])
+    total = c.sum(-1, keepdim=True)
+    return torch.where(total > 0, c @ v / torch.where(total > 0, total, 1), 0)
+
+
+@pytest.mark.parametrize("positive", [f"relu({SUBTRACTED})", f"max({SUBTRACTED}, 0.0)", f"max(0, {SUBTRACTED})"])
+def test_the_clamped_difference_of_two_maps_is_one_fused_attention(positive: str) -> None:
+    f = qkv.ein.source(CLAMPED.replace("POSITIVE", positive)).f
+    args = clamped_arguments(2)
+    with torch.no_grad():
+        args[3][0] = 40.0  # no weight is positive in most rows of this head
+    plans = f.plan(*args)
+    assert [p.strategy for p in plans] == ["chunked"]
+    out, expected = f(*args), clamped(*args)
+    assert bool((out[:, 0] == 0).any())
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+    g = torch.randn_like(out)
+    for mine, theirs in zip(torch.autograd.grad(out, args, g), torch.autograd.grad(expected, args, g), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "to", "maps"),
+    [
+        ("", "", 3),
+        ("else { 1.0 }", "else { 0.0 }", 2),
+        ("z[..b, h, q] > 0", "z[..b, h, q] > 1", 2),
+        ("w[..b, 0, h", "w[..b, 1, h", 2),
+        ("lam[h] * w[..b, 1, h, q, k]", "lam[h] * w[..b, 0, h, q, k]", 2),
+    ],
+    ids=["three maps", "divided by nothing", "another bound", "the second from itself", "the first from itself"],
+)
+def test_what_only_looks_like_the_clamped_difference_is_not(change: str, to: str, maps: int) -> None:
+    program = CLAMPED.replace("POSITIVE", f"relu({SUBTRACTED})").replace(change, to)
+    f = qkv.ein.source(program).f
+    args = clamped_arguments(maps)
+    assert f.plan(*args) == []
+    if maps == 3:
+        torch.testing.assert_close(f(*args), clamped(*args), rtol=1e-10, atol=1e-10)
+
+
 def test_a_recurrence_is_linear_attention_step_by_step() -> None:
     f = qkv.ein.source(
         """fn f[T, d, e](Q: [float; ..b, T, d], K: [float; ..b, T, d], V: [float; ..b, T, e]) -> [float; ..b, T, e] {

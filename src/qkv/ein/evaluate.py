@@ -15,10 +15,10 @@ from .. import limits
 from ..errors import InternalError, LimitError
 from ..spec import Spec, door
 from ..terms.expr import Opening
+from .attending import Attention, computed, product
 from .elems import TORCH
 from .graph import Coords, Node, plain, walk
 from .lower import Lowering, number
-from .recognise import Attention, computed, product
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,9 +17,9 @@ from ..terms.expr import Captured, Constant, Index, Position, Score, apply, look
 from ..terms.expr import Node as Term
 from ..terms.keep import CustomKeep
 from ..terms.score import CustomScore
-from ..terms.weights import Linear
+from ..terms.weights import Differential, Linear, Weights
+from .attending import OPAQUE, Attention, computed, walk_points
 from .graph import Node, plain
-from .recognise import OPAQUE, Attention, computed
 
 _SAME = {
     "add", "sub", "mul", "div", "mod", "pow", "neg", "abs", "min", "max", "lt", "le", "gt", "ge", "eq", "ne", "and", "or",  # noqa: E501
@@ -169,7 +169,22 @@ class Lowering:
         if data.linear:
             return Spec(pattern, keep=kept, weights=Linear(as_it_is, None, data.normalize, None))
         score = made.term(data.score)
-        return Spec(pattern, keep=kept, score=None if score == Score() else CustomScore((), score), scale=self.scale)
+        return Spec(
+            pattern,
+            keep=kept,
+            score=None if score == Score() else CustomScore((), score),
+            weights=self.maps(tensors),
+            scale=self.scale,
+        )
+
+    def maps(self, tensors: Mapping[int, Captured]) -> Weights | None:
+        """The weights of two maps, clamped; None for softmax."""
+        branch, lam = self.data.branch, self.data.lam
+        if branch is None or lam is None:
+            return None
+        factor = float(number(lam, self.size)) if computed(lam) else tensors[id(lam)]
+        head = self.names[lam.coords[0]] if lam.coords else None
+        return Differential(factor, None, self.names[branch], "clamp", 1e-5, head)
 
 
 class _Terms:
@@ -229,8 +244,6 @@ class _Terms:
 
 
 def _points(node: Node) -> list[Node]:
-    from .recognise import walk_points
-
     return [n for n in walk_points(node) if n.op in ("point", "strategy")]
 
 

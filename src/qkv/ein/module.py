@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from ..coords import Named
 from ..terms.worded import Worded
+from .attending import Recognised
 from .contract import ConflictError, Sizes
 from .elems import FLOATS, FROM_TORCH, fits
 from .graph import Constraint, Coords, Definition, Node, Slot, plain
 from .inline import Flat, write_out
-from .recognise import Recognised, recognise
+from .recognise import recognise
 from .report import Diagnostic, Source, Span, raised
 
 if TYPE_CHECKING:
@@ -337,7 +338,7 @@ class Callable_(Worded):
         counts, shapes = self._counts(args)
         flat = write_out(self.definition, counts, generic)
         sizes = self._sizes(flat, args, shapes, options)
-        recognised = recognise(flat.outputs)
+        recognised = recognise(flat.outputs, sizes)
         for node, name in recognised.unmet:
             why = "; ".join(reason for _, reason in recognised.left) or "it holds no attention"
             self._fail(

@@ -89,7 +89,8 @@ class Sweep:
             case "cast":
                 source = node.args[0]
                 if is_real(source.dtype):
-                    back = d if d.dtype == source.dtype else self.make.node("cast", source.dtype, (d,), d.coords, source.dtype)  # fmt: skip  # noqa: E501
+                    same = d.dtype == source.dtype
+                    back = d if same else self.make.node("cast", source.dtype, (d,), d.coords, source.dtype)
                     self.give(source, back, node.coords)
             case "rename":
                 by = {new: old for old, new in node.data}

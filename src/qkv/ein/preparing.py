@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 class Ready:
     """A function made ready for one signature."""
 
-    def __init__(
-        self, machine: Machine, recognised: Recognised, flat: Flat, sizes: Mapping[str, int], dtypes: list[Any]
-    ) -> None:
+    def __init__(self, machine: Machine, flat: Flat, sizes: Mapping[str, int], dtypes: list[Any]) -> None:
         self.machine = machine
         self.flat = flat
         self.sizes = sizes
@@ -134,7 +132,7 @@ class Preparing(Worded):
             size(name)
         machine = Machine(recognised.outputs, size, "f64" if "f64" in elems else "f32", device)
         results = [machine.dtype(generic if s.elem == "float" and generic else s.elem) for s in self.definition.results]
-        ready = Ready(machine, recognised, flat, sizes, results)
+        ready = Ready(machine, flat, sizes, results)
         for slot in self.definition.parameters:
             axes = flat.axes[slot.name]
             merged = any(len(a) > 1 for a in axes or ())

@@ -141,3 +141,15 @@ def test_a_recurrence_may_read_before_its_step_what_its_range_allows() -> None:
             "fn f[T](A: [f64; T]) -> [f64; T] { let h[0] = A[0]; let h[t in 1..T] = h[t - 1] + A[t - 2]; h[T] }"
         )
     ] == ["out-of-range"]
+
+
+@pytest.mark.parametrize("between", ["f[q, c](A)", "through[q, c](A)"])
+def test_a_size_that_a_called_function_fixes_is_known_where_it_is_called(between: str) -> None:
+    text = f"""fn f[q = 3, c](A: [f32; q, c]) -> [f32; q] {{ sum[c](A[q, c]) }}
+fn through[q, c](A: [f32; q, c]) -> [f32; q] {{ f[q, c](A) }}
+fn g[q = 4, c](A: [f32; q, c]) -> [f32; q] {{ {between} }}
+"""
+    (found,) = qkv.ein.check(text)
+    assert (found["code"], found["line"]) == ("size-conflict", 3)
+    assert "q has two sizes: 4 (q = 4) and 3 (q = 3)" in found["message"]
+    assert qkv.ein.check(text.replace("q = 4", "q = 3")) == ()

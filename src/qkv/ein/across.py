@@ -20,30 +20,52 @@ _OPEN = frozenset({"point", "cast", "strategy", "softmax", "reduce", "call"})
 _LEAVES = frozenset({"number", "index", "size", "parameter"})
 
 
-def check_across(report: Report, definitions: Mapping[str, Definition], own: Iterable[str]) -> None:
-    """Reports wrong roles that only a call and what it calls show together; keeps the pictures of sound definitions."""
-    for name in _callees_first(definitions, own):
+Calls = Mapping[str, list[tuple[Definition, Span]]]
+"""What each definition of a text calls, and where."""
+
+
+def calls_of(definitions: Mapping[str, Definition], own: Iterable[str]) -> Calls:
+    """What the definitions call, each once."""
+    found: dict[str, list[tuple[Definition, Span]]] = {}
+    for name in own:
+        d = definitions[name]
+        made = ((n.data.function, n.span) for n in walk(*d.outputs, *d.lets.values()) if n.op == "call")
+        found[name] = list({id(f): (f, span) for f, span in made}.values())
+    return found
+
+
+def check_across(report: Report, definitions: Mapping[str, Definition], calls: Calls) -> None:
+    """Reports wrong roles that only a call and what it calls show together."""
+    for name in _callees_first(calls):
         definition = definitions[name]
-        if not definition.sound:
+        if not definition.sound or not calls[name]:
             continue
+        for function, _ in calls[name]:
+            _draw(function)
         errors = len(report.found)
-        pictures = check_values(report, definitions, (*definition.outputs, *definition.lets.values()))
+        check_values(report, definitions, (*definition.outputs, *definition.lets.values()))
         definition.sound = len(report.found) == errors
-        definition.picture = tuple(pictures.of(o, o.span) for o in definition.outputs)
 
 
-def check_values(report: Report, definitions: Mapping[str, Definition], values: Iterable[Node]) -> Pictures:
-    """Reports wrong roles in values whose calls have their pictures."""
+def _draw(function: Definition) -> None:
+    """Makes the picture of a function that is called; those of what it calls are there, for they were visited first."""
+    if function.sound and not function.picture:
+        pictures = Pictures()
+        function.picture = tuple(pictures.of(o, o.span) for o in function.outputs)
+
+
+def check_values(report: Report, definitions: Mapping[str, Definition], values: Iterable[Node]) -> None:
+    """Reports wrong roles in values."""
     pictures = Pictures()
     roles = Roles(report, definitions, is_open=False)
     for node in walk(*values):
         if not node.bad:
             _check(roles, pictures, node)
-    return pictures
 
 
 def _check(roles: Roles, pictures: Pictures, node: Node) -> None:
     if node.op == "call":
+        _draw(node.data.function)
         if _pictured(node.data):
             for each in walk(pictures.of(node, node.span)):
                 if each.op == "reduce" and each.data[0] == "sum":
@@ -56,22 +78,19 @@ def _pictured(called: Called) -> bool:
     return called.number < len(called.function.picture)
 
 
-def _callees_first(definitions: Mapping[str, Definition], own: Iterable[str]) -> list[str]:
+def _callees_first(calls: Calls) -> list[str]:
     order: list[str] = []
     seen: set[str] = set()
-    for root in own:
+    for root in calls:
         stack = [(root, False)]
         while stack:
             name, done = stack.pop()
             if done:
                 order.append(name)
-            elif name not in seen and name in definitions:
+            elif name not in seen:
                 seen.add(name)
                 stack.append((name, True))
-                d = definitions[name]
-                called = (n.data.function for n in walk(*d.outputs, *d.lets.values()) if n.op == "call")
-                # a function of the library has its picture already
-                stack += [(f.name, False) for f in called if definitions.get(f.name) is f and not f.picture]
+                stack += [(f.name, False) for f, _ in calls[name] if f.name in calls]
     return order
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from . import tree
-from .across import check_across
+from .across import Calls, calls_of, check_across
 from .contract import ConflictError, Sizes
 from .elems import fits
 from .graph import Definition, Node, Slot, walk
@@ -61,8 +61,9 @@ def check(source: Source, library: Mapping[str, Mapping[str, Definition]] | None
     for function, made, scope in pending:
         _body(report, function, made, scope, definitions)
     own = tuple(made.name for _, made, _ in pending)
-    _recursive(report, definitions, own)
-    check_across(report, definitions, own)
+    calls = calls_of(definitions, own)
+    _recursive(report, definitions, calls)
+    check_across(report, definitions, calls)
     inputs = check_outside(report, found, definitions, own)
     lets = tuple(t.name for i in found.items if isinstance(i, tree.Let) for t in i.targets if t.name in definitions)
     return Checked(source, report, found, tokens, definitions, (*own, *dict.fromkeys(lets)), inputs, tuple(uses))
@@ -155,23 +156,18 @@ def reduced_in(expression: object) -> set[str]:
     return found
 
 
-def _recursive(report: Report, definitions: Mapping[str, Definition], own: tuple[str, ...]) -> None:
+def _recursive(report: Report, definitions: Mapping[str, Definition], calls: Calls) -> None:
     """Reports functions that call themselves, directly or through others."""
-    calls = {
-        name: list(
-            dict.fromkeys((n.data.function.name, n.span) for n in walk(*d.outputs, *d.lets.values()) if n.op == "call")
-        )
-        for name, d in definitions.items()
-    }
     state: dict[str, int] = {}
-    for root in own:
+    for root in calls:
         stack: list[tuple[str, int]] = [(root, 0)] if root not in state else []
         while stack:
             name, at = stack.pop()
             state[name] = 1
             if at < len(calls.get(name, ())):
                 stack.append((name, at + 1))
-                callee, span = calls[name][at]
+                function, span = calls[name][at]
+                callee = function.name
                 if state.get(callee) == 1:
                     report.error(
                         "recursion",

@@ -224,6 +224,56 @@ def test_groups_by_an_omitted_coordinate_and_merged_heads() -> None:
     torch.testing.assert_close(f(*flat, h=3, g=2), expected.float().movedim(-2, 1).flatten(2), rtol=1e-5, atol=1e-5)
 
 
+GROUPED = {
+    "h g q d": ("..b, h, g, q, d", "where k <= q"),
+    "g before h": ("..b, g, h, q, d", ""),
+    "q before the heads": ("..b, q, h, g, d", "where k <= q"),
+    "no mask": ("..b, h, g, q, d", ""),
+}
+
+
+@pytest.mark.parametrize("strategy", ["sdpa", "cpu", "chunked", "reference"])
+@pytest.mark.parametrize("name", GROUPED)
+def test_heads_and_groups_on_axes_of_their_own_run_as_grouped_heads(name: str, strategy: str) -> None:
+    axes, mask = GROUPED[name]
+    f = qkv.ein.source(
+        f"""fn f[h, g, q, k, d](
+            Q: [float; {axes}], K: [float; ..b, h, k, d], V: [float; ..b, h, k, d]) -> [float; {axes}] {{
+        let s[..b, h, g, q, k] = sum[d](Q[{axes}] * K[..b, h, k, d]) / d ** 0.5;
+        sum[k](softmax[k](s[..b, h, g, q, k] {mask}) * V[..b, h, k, d])
+    }}"""
+    ).f
+    sizes = {"..b": 2, "h": 3, "g": 4, "q": 9, "d": 8}
+    names = axes.split(", ")
+    q = torch.randn([sizes[n] for n in names], dtype=torch.float64).requires_grad_()
+    k, v = (torch.randn(2, 3, 9, 8, dtype=torch.float64).requires_grad_() for _ in range(2))
+    order = [names.index(n) for n in ("..b", "h", "g", "q", "d")]
+    expected = attend(q.permute(order), k.unsqueeze(2), v.unsqueeze(2), keep=J <= I if mask else None)
+    with qkv.strategy(strategy):
+        assert [p.strategy for p in f.plan(q, k, v)] == [strategy]
+        out = f(q, k, v)
+    torch.testing.assert_close(out.permute(order), expected, rtol=1e-10, atol=1e-10)
+    g = torch.randn_like(out)
+    for mine, theirs in zip(
+        torch.autograd.grad(out, (q, k, v), g),
+        torch.autograd.grad(expected, (q, k, v), g.permute(order)),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_two_sequences_of_queries_are_no_group() -> None:
+    f = qkv.ein.source(
+        """fn f[h, x, y, k, d](Q: [f64; h, x, y, d], K: [f64; h, k, d]) -> [f64; h, x, y, d] {
+            sum[k](softmax[k](sum[d](Q[h, x, y, d] * K[h, k, d]) where k <= x && k <= y) * K[h, k, d])
+        }"""
+    ).f
+    q, k = torch.randn(2, 5, 6, 4, dtype=torch.float64), torch.randn(2, 9, 4, dtype=torch.float64)
+    keep = (torch.arange(9) <= torch.arange(5)[:, None, None]) & (torch.arange(9) <= torch.arange(6)[:, None])
+    s = torch.einsum("hxyd,hkd->hxyk", q, k).masked_fill(~keep, -math.inf)
+    torch.testing.assert_close(f(q, k), torch.einsum("hxyk,hkd->hxyd", s.softmax(-1), k))
+
+
 def test_linear_attention_is_recognised_as_linear() -> None:
     f = qkv.ein.source(
         """fn phi[c](x: [float; ..a, c]) -> [float; ..a, c] { if x > 0 { x + 1 } else { exp(x) } }

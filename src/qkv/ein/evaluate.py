@@ -91,8 +91,8 @@ class Machine(Sums):
         spec = self.spec_of(lowering)
         order = [next(a for a in lowering.captures if self.openings[id(a)] is o) for o in spec.openings]
         extras = [(id(a), a.dtype) for a in order]
-        sequences = {self.size(c) for c in (*data.key, *(r for r in data.rows if r not in data.shared))}
-        options: dict[str, Any] = {"align": "start"} if len(sequences) > 1 else {}
+        options: dict[str, Any] = {"align": "start"} if len(lowering.sequences) > 1 else {}
+        order, at, parts = lowering.made
         lone = not data.values
         asked = data.strategy if data.strategy not in (None, "flash") else None
 
@@ -109,7 +109,9 @@ class Machine(Sums):
             else:
                 with door().forced(asked):
                     out = call(values)
-            return out.squeeze(-1) if lone else out
+            if lone:
+                out = out.squeeze(-1)
+            return out if order is None else out.unflatten(at, parts).permute(order)
 
         return run
 

@@ -268,8 +268,7 @@ def _plan_of(node: Any, lowering: Any, ready: Ready, args: tuple[Any, ...]) -> A
     q, k, v = (empty(a) for a in node.args[:3])
     if not node.data.values:
         v = v.unsqueeze(-1)
-    rows = {ready.sizes[c] for c in (*node.data.key, *(r for r in node.data.rows if r not in node.data.shared))}
-    return spec.plan(q, k, v, **({"align": "start"} if len(rows) > 1 else {}))
+    return spec.plan(q, k, v, **({"align": "start"} if len(lowering.sequences) > 1 else {}))
 
 
 def _must_differ(definition: Definition) -> tuple[tuple[int, int], ...]:

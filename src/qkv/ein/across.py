@@ -26,12 +26,10 @@ Calls = Mapping[str, list[tuple[Definition, Span]]]
 
 def calls_of(definitions: Mapping[str, Definition], own: Iterable[str]) -> Calls:
     """What the definitions call, each once."""
-    found: dict[str, list[tuple[Definition, Span]]] = {}
-    for name in own:
-        d = definitions[name]
-        made = ((n.data.function, n.span) for n in walk(*d.outputs, *d.lets.values()) if n.op == "call")
-        found[name] = list({id(f): (f, span) for f, span in made}.values())
-    return found
+    return {
+        name: list({id(n.data.function): (n.data.function, n.span) for n in definitions[name].calls}.values())
+        for name in own
+    }
 
 
 def check_across(report: Report, definitions: Mapping[str, Definition], calls: Calls) -> None:

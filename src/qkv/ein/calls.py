@@ -97,7 +97,9 @@ class Calls(Expressions):
         if binding is None or not self.types(call, function, arguments) or not self.distinct(call, function, binding):
             return bad
         self.inherit(call, function, binding)
-        return self.results(call, function, arguments, binding) or bad
+        made = self.results(call, function, arguments, binding)
+        self.calls += made or []
+        return made or bad
 
     def inherit(self, call: tree.Call, function: Definition, binding: Binding) -> None:
         """The sizes that a function fixes are fixed where it is called."""

@@ -123,6 +123,7 @@ def _body(
     body.unused()
     made.outputs = tuple(outputs)
     made.constraints = body.constraints
+    made.calls = tuple(body.calls)
     made.lets = {n: v.node for n, v in body.values.items()}
     made.sound = made.sound and len(report.errors) == errors and not any(n.bad for n in walk(*outputs))
 

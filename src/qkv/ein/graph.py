@@ -159,6 +159,7 @@ class Definition:
     strategy: str | None = None
     source: Any = None
     sound: bool = True
+    calls: tuple[Node, ...] = ()
     picture: tuple[Node, ...] = ()
     """What is shown of each result where the function is called: see ``across``."""
 

@@ -39,6 +39,11 @@ class Attention:
     branch: str | None = None
     lam: Node | None = None
 
+    @property
+    def asked(self) -> str | None:
+        """The strategy that must run it; None leaves it to the planner, as ``flash`` does: any fused one."""
+        return None if self.strategy == "flash" else self.strategy
+
 
 @dataclass(slots=True)
 class Recognised:

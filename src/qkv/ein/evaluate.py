@@ -94,7 +94,7 @@ class Machine(Sums):
         options: dict[str, Any] = {"align": "start"} if len(lowering.sequences) > 1 else {}
         order, at, parts = lowering.made
         lone = not data.values
-        asked = data.strategy if data.strategy not in (None, "flash") else None
+        asked = data.asked
 
         def call(values: Values) -> Any:
             value = values[v].unsqueeze(-1) if lone else values[v]

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from ..coords import Named
+from ..spec import door
 from .graph import Coords, Definition, Slot
 from .preparing import Preparing, Ready, product
 from .report import Source
@@ -268,7 +270,9 @@ def _plan_of(node: Any, lowering: Any, ready: Ready, args: tuple[Any, ...]) -> A
     q, k, v = (empty(a) for a in node.args[:3])
     if not node.data.values:
         v = v.unsqueeze(-1)
-    return spec.plan(q, k, v, **({"align": "start"} if len(lowering.sequences) > 1 else {}))
+    options = {"align": "start"} if len(lowering.sequences) > 1 else {}
+    with nullcontext() if node.data.asked is None else door().forced(node.data.asked):
+        return spec.plan(q, k, v, **options)
 
 
 def _must_differ(definition: Definition) -> tuple[tuple[int, int], ...]:

@@ -11,7 +11,7 @@ from .report import near
 from .roles import Roles
 from .scope import Ranged
 
-STRATEGIES = ("flash", "reference", "chunked", "cpu", "sdpa", "flex", "triton", "linear", "absorbed", "ring")
+STRATEGIES = ("flash", "reference", "chunked", "cpu", "sdpa", "linear", "absorbed")
 """What may stand in ``#[strategy(...)]``; ``flash`` is any fused exact one."""
 
 

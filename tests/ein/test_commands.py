@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 import qkv
@@ -85,14 +84,19 @@ def test_audit_names_the_coordinates() -> None:
     assert qkv.ein.audit(qkv.ein.std("cache").append)["concat"] == [{"into": "k", "from": ["past", "new"]}]
 
 
-def test_gradients_as_einlang_are_the_gradients() -> None:
-    f = qkv.ein.source("fn f[i, j, k](A: [f64; i, j], B: [f64; j, k]) -> [f64; i, k] { sum[j](A[i, j] * B[j, k]) }").f
-    lines = "\n".join(qkv.ein.gradients(f))
-    back = qkv.ein.source(f"let A: [f64; i, j];\nlet B: [f64; j, k];\nlet d_out: [f64; i, k];\n{lines}\n")
-    a, b, g = (torch.randn(n, m, dtype=torch.float64, requires_grad=True) for n, m in ((2, 3), (3, 4), (2, 4)))
-    expected = torch.autograd.grad(f(a, b), (a, b), g)
-    torch.testing.assert_close(back.d_A(B=b, d_out=g), expected[0])
-    torch.testing.assert_close(back.d_B(A=a, d_out=g), expected[1])
+def test_grad_writes_a_text_that_checks_and_says_what_it_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "x.ein"
+    path.write_text(
+        "fn f[i, j](A: [f64; i, j], x: [f64; j]) -> [f64; i] { sum[j](A[i, j] * x[j]) }\n"
+        "fn g[i](A: [f64; ..b, i]) -> [f64; i] { prod[..b](A[..b, i]) }\n"
+    )
+    made = RUN.invoke(app, ["ein", "grad", str(path)])
+    assert made.exit_code == 1
+    assert list(qkv.ein.source(made.output)) == ["f_gradients"]
+    assert "// the gradients of g cannot be written: the gradient of prod over a rest" in made.output
+    data = json.loads(RUN.invoke(app, ["ein", "grad", str(path), "--json"]).output)
+    assert list(data["gradients"]) == ["f"] and list(data["refused"]) == ["g"]
+    assert RUN.invoke(app, ["ein", "grad", str(path), "--fn", "f"]).exit_code == 0
 
 
 def test_a_stub_is_python_with_every_function(library: Path) -> None:

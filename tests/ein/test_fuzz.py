@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from pathlib import Path
 
@@ -141,6 +142,54 @@ def test_any_bytes_in_a_file(tmp_path_factory: pytest.TempPathFactory, data: byt
         qkv.ein.load(path)
     except qkv.EinError as error:
         assert str(error)
+
+
+def mutated(data: bytes, numbers: random.Random) -> bytes:
+    """The bytes with one to four places changed: flipped, taken out, doubled, put in, or copied from elsewhere."""
+    found = bytearray(data)
+    for _ in range(numbers.randint(1, 4)):
+        at = numbers.randrange(len(found)) if found else 0
+        long = numbers.randint(1, 12)
+        kind = numbers.randrange(6)
+        if kind == 0:
+            found[at : at + 1] = bytes([found[at] ^ 1 << numbers.randrange(8)]) if found else b"x"
+        elif kind == 1:
+            del found[at : at + long]
+        elif kind == 2:
+            found[at:at] = found[at : at + long]
+        elif kind == 3:
+            found[at:at] = bytes(numbers.randrange(256) for _ in range(numbers.randint(1, 3)))
+        elif kind == 4:
+            found[at:at] = numbers.choice(WORDS).encode()
+        else:
+            other = numbers.randrange(len(found) + 1)
+            found[at : at + long] = found[other : other + numbers.randint(0, 12)]
+    return bytes(found)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_mutated_bytes_of_programs_give_errors_with_a_place_and_no_crash(part: int, tmp_path: Path) -> None:
+    numbers = random.Random(1000 + part)
+    path = tmp_path / "x.ein"
+    failed = 0
+    for case in range(1000):
+        data = mutated(numbers.choice(PROGRAMS).encode(), numbers)
+        path.write_bytes(data)
+        try:
+            qkv.ein.load(path)
+        except qkv.EinError as error:
+            failed += 1
+            if "not text in UTF-8" in str(error):
+                continue
+            assert error.diagnostics, f"case {case} of part {part}: {data!r}"
+            lines = data.decode().count("\n") + 1
+            for found in error.diagnostics:
+                place = f"case {case} of part {part}: {found}"
+                assert 1 <= found["line"] <= lines and found["column"] >= 1, place
+                assert (found["end_line"], found["end_column"]) > (found["line"], found["column"]), place
+        except Exception as error:
+            raise AssertionError(f"case {case} of part {part}: {data!r}") from error
+    assert failed > 300  # a mutation that nothing notices tests nothing
 
 
 @pytest.mark.parametrize(

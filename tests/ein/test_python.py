@@ -223,3 +223,20 @@ def test_a_strategy_that_cannot_is_refused() -> None:
     ).f
     with pytest.raises(qkv.Refused):
         g(torch.ones(2, 3), torch.ones(4, 3))
+
+
+@pytest.mark.parametrize("strategy", ["cpu", "sdpa", "chunked"])
+def test_a_plan_says_the_strategy_that_is_asked_for(strategy: str) -> None:
+    f = qkv.ein.source(
+        f"#[strategy({strategy})]\nfn f[q, k, d](A: [f32; q, d], B: [f32; k, d]) -> [f32; q, d] "
+        "{ sum[k](softmax[k](sum[d](A[q, d] * B[k, d])) * B[k, d]) }"
+    ).f
+    a = torch.randn(5, 4)
+    assert [p.strategy for p in f.plan(a, a)] == [strategy]
+    torch.testing.assert_close(f(a, a), (a @ a.T).softmax(-1) @ a)
+
+
+def test_every_strategy_can_be_asked_for_and_no_other() -> None:
+    from qkv.ein.targets import STRATEGIES
+
+    assert set(STRATEGIES) == {"flash", *qkv.strategies()}

@@ -224,6 +224,56 @@ def test_groups_by_an_omitted_coordinate_and_merged_heads() -> None:
     torch.testing.assert_close(f(*flat, h=3, g=2), expected.float().movedim(-2, 1).flatten(2), rtol=1e-5, atol=1e-5)
 
 
+GROUPED = {
+    "h g q d": ("..b, h, g, q, d", "where k <= q"),
+    "g before h": ("..b, g, h, q, d", ""),
+    "q before the heads": ("..b, q, h, g, d", "where k <= q"),
+    "no mask": ("..b, h, g, q, d", ""),
+}
+
+
+@pytest.mark.parametrize("strategy", ["sdpa", "cpu", "chunked", "reference"])
+@pytest.mark.parametrize("name", GROUPED)
+def test_heads_and_groups_on_axes_of_their_own_run_as_grouped_heads(name: str, strategy: str) -> None:
+    axes, mask = GROUPED[name]
+    f = qkv.ein.source(
+        f"""fn f[h, g, q, k, d](
+            Q: [float; {axes}], K: [float; ..b, h, k, d], V: [float; ..b, h, k, d]) -> [float; {axes}] {{
+        let s[..b, h, g, q, k] = sum[d](Q[{axes}] * K[..b, h, k, d]) / d ** 0.5;
+        sum[k](softmax[k](s[..b, h, g, q, k] {mask}) * V[..b, h, k, d])
+    }}"""
+    ).f
+    sizes = {"..b": 2, "h": 3, "g": 4, "q": 9, "d": 8}
+    names = axes.split(", ")
+    q = torch.randn([sizes[n] for n in names], dtype=torch.float64).requires_grad_()
+    k, v = (torch.randn(2, 3, 9, 8, dtype=torch.float64).requires_grad_() for _ in range(2))
+    order = [names.index(n) for n in ("..b", "h", "g", "q", "d")]
+    expected = attend(q.permute(order), k.unsqueeze(2), v.unsqueeze(2), keep=J <= I if mask else None)
+    with qkv.strategy(strategy):
+        assert [p.strategy for p in f.plan(q, k, v)] == [strategy]
+        out = f(q, k, v)
+    torch.testing.assert_close(out.permute(order), expected, rtol=1e-10, atol=1e-10)
+    g = torch.randn_like(out)
+    for mine, theirs in zip(
+        torch.autograd.grad(out, (q, k, v), g),
+        torch.autograd.grad(expected, (q, k, v), g.permute(order)),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_two_sequences_of_queries_are_no_group() -> None:
+    f = qkv.ein.source(
+        """fn f[h, x, y, k, d](Q: [f64; h, x, y, d], K: [f64; h, k, d]) -> [f64; h, x, y, d] {
+            sum[k](softmax[k](sum[d](Q[h, x, y, d] * K[h, k, d]) where k <= x && k <= y) * K[h, k, d])
+        }"""
+    ).f
+    q, k = torch.randn(2, 5, 6, 4, dtype=torch.float64), torch.randn(2, 9, 4, dtype=torch.float64)
+    keep = (torch.arange(9) <= torch.arange(5)[:, None, None]) & (torch.arange(9) <= torch.arange(6)[:, None])
+    s = torch.einsum("hxyd,hkd->hxyk", q, k).masked_fill(~keep, -math.inf)
+    torch.testing.assert_close(f(q, k), torch.einsum("hxyk,hkd->hxyd", s.softmax(-1), k))
+
+
 def test_linear_attention_is_recognised_as_linear() -> None:
     f = qkv.ein.source(
         """fn phi[c](x: [float; ..a, c]) -> [float; ..a, c] { if x > 0 { x + 1 } else { exp(x) } }
@@ -307,6 +357,71 @@ def test_differential_attention_is_two_fused_ones() -> None:
     torch.testing.assert_close(
         f(q1, q2, k1, k2, v, 0.3), attend(q1, k1, v) - 0.3 * attend(q2, k2, v), rtol=1e-10, atol=1e-10
     )
+
+
+CLAMPED = """fn f[h, q, k, m, d, e](
+    Q: [float; ..b, h, q, m, d],
+    K: [float; ..b, h, k, m, d],
+    V: [float; ..b, h, k, e],
+    lam: [float; h],
+) -> [float; ..b, h, q, e] {
+    let w[..b, m, h, q, k] = softmax[k](sum[d](Q[..b, h, q, m, d] * K[..b, h, k, m, d]) / d ** 0.5 where k <= q);
+    let c[..b, h, q, k] = POSITIVE;
+    let z[..b, h, q] = sum[k](c[..b, h, q, k]);
+    sum[k](c[..b, h, q, k] * V[..b, h, k, e]) / if z[..b, h, q] > 0 { z[..b, h, q] } else { 1.0 }
+}"""
+SUBTRACTED = "w[..b, 0, h, q, k] - lam[h] * w[..b, 1, h, q, k]"
+
+
+def clamped_arguments(maps: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    shapes = (2, 3, 9, maps, 4), (2, 3, 9, maps, 4), (2, 3, 9, 5), (3,)
+    return [torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes]
+
+
+def clamped(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
+    """The clamped difference of the first two maps, in plain torch."""
+    s = torch.einsum("bhqmd,bhkmd->bmhqk", q, k) / 2
+    w = s.masked_fill(I < J, -math.inf).softmax(-1)
+    c = torch.relu(w[:, 0] - lam[:, None, None] * w[:, 1])
+    total = c.sum(-1, keepdim=True)
+    return torch.where(total > 0, c @ v / torch.where(total > 0, total, 1), 0)
+
+
+@pytest.mark.parametrize("positive", [f"relu({SUBTRACTED})", f"max({SUBTRACTED}, 0.0)", f"max(0, {SUBTRACTED})"])
+def test_the_clamped_difference_of_two_maps_is_one_fused_attention(positive: str) -> None:
+    f = qkv.ein.source(CLAMPED.replace("POSITIVE", positive)).f
+    args = clamped_arguments(2)
+    with torch.no_grad():
+        args[3][0] = 40.0  # no weight is positive in most rows of this head
+    plans = f.plan(*args)
+    assert [p.strategy for p in plans] == ["chunked"]
+    out, expected = f(*args), clamped(*args)
+    assert bool((out[:, 0] == 0).any())
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+    g = torch.randn_like(out)
+    for mine, theirs in zip(torch.autograd.grad(out, args, g), torch.autograd.grad(expected, args, g), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "to", "maps"),
+    [
+        ("", "", 3),
+        ("else { 1.0 }", "else { 0.0 }", 2),
+        ("z[..b, h, q] > 0", "z[..b, h, q] > 1", 2),
+        ("w[..b, 0, h", "w[..b, 1, h", 2),
+        ("lam[h] * w[..b, 1, h, q, k]", "lam[h] * w[..b, 0, h, q, k]", 2),
+    ],
+    ids=["three maps", "divided by nothing", "another bound", "the second from itself", "the first from itself"],
+)
+def test_what_only_looks_like_the_clamped_difference_is_not(change: str, to: str, maps: int) -> None:
+    program = CLAMPED.replace("POSITIVE", f"relu({SUBTRACTED})").replace(change, to)
+    f = qkv.ein.source(program).f
+    args = clamped_arguments(maps)
+    assert f.plan(*args) == []
+    if maps == 3:
+        torch.testing.assert_close(f(*args), clamped(*args), rtol=1e-10, atol=1e-10)
 
 
 def test_a_recurrence_is_linear_attention_step_by_step() -> None:

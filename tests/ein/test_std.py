@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import qkv
+from qkv.ein.door import library_files
 
 
 def std(file: str, name: str) -> Any:
@@ -182,6 +183,20 @@ def test_a_definition_equals_its_python_twin(case: Case, strategy: str | None) -
             assert error.reasons and strategy != "reference"
             return
     torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)
+
+
+UNFUSED = {"linear_recurrent"}
+"""Definitions of attention that are run as they are written: a recurrence, step by step."""
+
+
+@pytest.mark.parametrize("name", [case.__name__ for case in CASES])
+def test_attention_of_the_library_is_fused(name: str) -> None:
+    name = name.replace("sdp", "scaled_dot_product")
+    f = next(qkv.ein.std(file)[name] for file in library_files() if name in list(qkv.ein.std(file)))
+    told = qkv.ein.explain(f)
+    assert told["left"] == []
+    assert all(one["plan"].startswith("strategy") for one in told["attention"])
+    assert bool(told["attention"]) != (name in UNFUSED)
 
 
 def test_every_mechanism_has_a_definition() -> None:

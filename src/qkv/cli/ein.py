@@ -197,14 +197,20 @@ def audit(file: File, name: Name = None, as_json: AsJson = False) -> None:
 @app.command()
 @reported
 def grad(file: File, name: Name = None, as_json: AsJson = False) -> None:
-    """Write each gradient of a contraction as Einlang."""
+    """Write the gradients of each function as a function in Einlang. The exit status is 1 when one has none."""
     import qkv
 
-    found = {f.definition.name: qkv.ein.gradients(f) for f in _functions(file, name)}
+    found: dict[str, list[str]] = {}
+    refused: dict[str, str] = {}
+    for each in _functions(file, name):
+        try:
+            found[each.definition.name] = qkv.ein.gradients(each)
+        except qkv.EinError as error:
+            refused[each.definition.name] = str(error)
     if as_json:
-        _say(found)
-        return
-    for function, lines in found.items():
-        typer.echo(f"// {function}")
-        for line in lines:
-            typer.echo(line)
+        _say({"gradients": found, "refused": refused})
+    else:
+        comments = ["\n".join(f"// {line}" for line in reason.splitlines()) for reason in refused.values()]
+        typer.echo("\n\n".join([*("\n".join(lines) for lines in found.values()), *comments]))
+    if refused:
+        raise typer.Exit(MISSED)

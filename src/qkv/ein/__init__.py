@@ -13,8 +13,8 @@ from .door import std as std
 from .door import trial as trial
 from .explain import audit as audit
 from .explain import explain as explain
-from .explain import gradients as gradients
 from .explain import stub as stub
+from .gradient import gradients as gradients
 from .module import Module as Module
 
 __all__ = [

@@ -13,7 +13,7 @@ from itertools import permutations
 from . import tree
 from .elems import FLOATS, fits
 from .expressions import POINTWISE, Expressions
-from .graph import Coords, Definition, Node, Slot, union
+from .graph import Constraint, Coords, Definition, Node, Slot, union
 from .report import near
 from .scope import SILENT
 
@@ -96,7 +96,19 @@ class Calls(Expressions):
         binding = self.fitted(call, function, arguments, names, renamed)
         if binding is None or not self.types(call, function, arguments) or not self.distinct(call, function, binding):
             return bad
-        return self.results(call, function, arguments, binding) or bad
+        self.inherit(call, function, binding)
+        made = self.results(call, function, arguments, binding)
+        self.calls += made or []
+        return made or bad
+
+    def inherit(self, call: tree.Call, function: Definition, binding: Binding) -> None:
+        """The sizes that a function fixes are fixed where it is called."""
+        fixed = {c.names[0]: c.number for c in function.constraints if c.kind == "fixed"} | function.fixed
+        self.constraints += [
+            Constraint("fixed", (binding.names[name],), call.span, size)
+            for name, size in fixed.items()
+            if name in binding.names
+        ]
 
     def given_names(self, call: tree.Call, function: Definition) -> tuple[dict[str, str], dict[str, str]] | None:
         """What the brackets say: the actual coordinate of each formal one, and new names for the result."""

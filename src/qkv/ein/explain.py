@@ -1,4 +1,4 @@
-"""What a definition is, in words: its contract, its graph, what was fused and what not, its audit, its gradients.
+"""What a definition is, in words: its contract, its graph, what was fused and what not, its audit.
 
 Reads graphs and prints them; the plan itself is asked through specs.
 """
@@ -160,43 +160,6 @@ def _ordered(node: Node, name: str) -> bool:
         return True
     compared = {n.data for part in (node.data.score, *node.data.keep) for n in walk(part) if n.op == "index"}
     return name in compared if compared else name == alone[-1]
-
-
-def gradients(function: Callable_) -> list[str]:
-    """Each gradient of a contraction as Einlang: the cotangent times the other operands, every coordinate dropped that
-    the operand lacks. A line of comment says which values are no contraction.
-    """
-    definition = function.definition
-    lines: list[str] = []
-    for name, node in definition.lets.items():
-        if node.op == "parameter":
-            continue
-        lines += _gradient(name, node)
-    for n, node in enumerate(definition.outputs):
-        lines += _gradient("out" if len(definition.outputs) == 1 else f"out{n + 1}", node)
-    return lines
-
-
-def _gradient(name: str, node: Node) -> list[str]:
-    if node.op == "reduce" and node.data[0] == "sum" and len(node.args) == 1:
-        operands = [f for f in factors(node.args[0]) if f.coords]
-    elif node.op == "point" and node.data == "mul":
-        operands = [f for f in factors(node) if f.coords]
-    else:
-        return [f"// {name}: {node.data if node.op == 'point' else node.op} is no contraction"]
-    shown = [
-        o.data if o.op == "parameter" else (o.name.split("[")[0] or f"{name}_{n + 1}") for n, o in enumerate(operands)
-    ]
-    cotangent = f"d_{name}[{', '.join(node.coords)}]"
-    lines: list[str] = []
-    for n, operand in enumerate(operands):
-        others = [f"{shown[m]}[{', '.join(o.coords)}]" for m, o in enumerate(operands) if m != n]
-        have = dict.fromkeys([*node.coords, *(c for m, o in enumerate(operands) if m != n for c in o.coords)])
-        dropped = [c for c in have if c not in operand.coords]
-        body = " * ".join([cotangent, *others])
-        value = f"sum[{', '.join(dropped)}]({body})" if dropped else body
-        lines.append(f"let d_{shown[n]}[{', '.join(operand.coords)}] = {value};")
-    return lines
 
 
 def stub(checked_module: Any, name: str) -> str:

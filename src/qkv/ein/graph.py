@@ -159,6 +159,9 @@ class Definition:
     strategy: str | None = None
     source: Any = None
     sound: bool = True
+    calls: tuple[Node, ...] = ()
+    picture: tuple[Node, ...] = ()
+    """What is shown of each result where the function is called: see ``across``."""
 
     @property
     def settled(self) -> frozenset[str]:

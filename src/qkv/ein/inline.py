@@ -26,6 +26,8 @@ class Flat:
     results: list[tuple[Coords, ...] | None]
     constraints: list[Constraint] = field(default_factory=list[Constraint])
     fixed: dict[str, int] = field(default_factory=dict[str, int])
+    named: dict[int, str] = field(default_factory=dict[int, str])
+    """What the definition's own lets are called, by the ids of their nodes."""
 
 
 class Writer:
@@ -73,6 +75,7 @@ class Instance:
         self.rests = rests
         self.arguments = arguments
         self.generic = generic
+        self.done: dict[int, Node] = {}
         writer.instances += 1
         self.key = writer.instances
         writer.constraints += [
@@ -93,7 +96,7 @@ class Instance:
 
     def outputs(self, roots: tuple[Node, ...]) -> list[Node]:
         """The results, written out."""
-        done: dict[int, Node] = {}
+        done = self.done
         for node in walk(*roots):
             done[id(node)] = self.write(node, tuple(done[id(a)] for a in node.args))
         return [done[id(root)] for root in roots]
@@ -199,8 +202,20 @@ def write_out(definition: Definition, counts: Mapping[str, int], generic: str | 
 
     ``generic`` is the element type that ``float`` stands for. Raises ``LimitError`` when it grows beyond bounds.
     """
+    return _written(
+        definition,
+        {rest: tuple(f"{rest[2:]}.{n}" for n in range(counts.get(rest, 0))) for rest in definition.rests},
+        generic,
+    )
+
+
+def with_rests(definition: Definition) -> Flat:
+    """The graph of ``definition`` without calls; rests and ``float`` stay as they are."""
+    return _written(definition, {rest: (rest,) for rest in definition.rests}, None)
+
+
+def _written(definition: Definition, rests: Mapping[str, Coords], generic: str | None) -> Flat:
     writer = Writer()
-    rests = {rest: tuple(f"{rest[2:]}.{n}" for n in range(counts.get(rest, 0))) for rest in definition.rests}
     names = {f: f for f in definition.formals}
     parameters: dict[str, Node] = {}
     axes: dict[str, tuple[Coords, ...] | None] = {}
@@ -212,7 +227,8 @@ def write_out(definition: Definition, counts: Mapping[str, int], generic: str | 
     made = Instance(writer, definition, names, rests, parameters, generic)
     outputs = made.outputs(definition.outputs)
     results = [_spread(slot.axes, rests) for slot in definition.results]
-    return Flat(outputs, parameters, axes, results, writer.constraints, dict(definition.fixed))
+    named = {id(made.done[id(n)]): name for name, n in definition.lets.items() if id(n) in made.done}
+    return Flat(outputs, parameters, axes, results, writer.constraints, dict(definition.fixed), named)
 
 
 def _spread(axes: tuple[Coords, ...] | None, rests: Mapping[str, Coords]) -> tuple[Coords, ...] | None:

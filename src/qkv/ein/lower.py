@@ -17,9 +17,9 @@ from ..terms.expr import Captured, Constant, Index, Position, Score, apply, look
 from ..terms.expr import Node as Term
 from ..terms.keep import CustomKeep
 from ..terms.score import CustomScore
-from ..terms.weights import Linear
-from .graph import Node, plain
-from .recognise import OPAQUE, Attention, computed
+from ..terms.weights import Differential, Linear, Weights
+from .attending import OPAQUE, Attention, computed, walk_points
+from .graph import Node, plain, walk
 
 _SAME = {
     "add", "sub", "mul", "div", "mod", "pow", "neg", "abs", "min", "max", "lt", "le", "gt", "ge", "eq", "ne", "and", "or",  # noqa: E501
@@ -112,6 +112,7 @@ class Lowering:
         self.data: Attention = node.data
         self.size = size
         self.names = _short(node)
+        self.group = _group(node)
         self.scaled: dict[int, Node] = {}
         self.scale = 1.0
         for each in self.data.scales:
@@ -145,15 +146,38 @@ class Lowering:
     def _pattern(self) -> str:
         data, node = self.data, self.node
         tied = {f: f"{self.names[f]}_value" for f in data.features if f in data.values}
-        q, k, v = (" ".join(self.names[c] for c in a.coords) for a in node.args[:2]), "", ""
-        del q, k, v
         query = " ".join(self.names[c] for c in node.args[0].coords)
         key = " ".join(self.names[c] for c in node.args[1].coords)
         value = " ".join(tied.get(c, self.names[c]) for c in node.args[2].coords)
-        output = " ".join(tied.get(c, self.names[c]) for c in node.coords)
+        output = " ".join(self._output(c, tied) for c in node.coords if self._output(c, tied))
         if not data.values:
             value, output = f"{value} one_value", f"{output} one_value"
         return f"{query}, {key}, {value} -> {output}"
+
+    def _output(self, name: str, tied: Mapping[str, str]) -> str:
+        """A coordinate of the result as the pattern has it: a group of heads stands with its head."""
+        if self.group is not None and name in self.group:
+            head, group = self.group
+            return f"({self.names[head]} {self.names[group]})" if name == head else ""
+        return tied.get(name, self.names[name])
+
+    @property
+    def made(self) -> tuple[tuple[int, ...] | None, int, tuple[int, int]]:
+        """What is done to a result whose heads stand with their groups: where they are parted, and then the order."""
+        if self.group is None:
+            return None, 0, (0, 0)
+        head, group = self.group
+        coords = [c for c in self.node.coords if c != group]
+        at = coords.index(head)
+        coords.insert(at + 1, group)
+        return tuple(coords.index(c) for c in self.node.coords), at, (self.size(head), self.size(group))
+
+    @property
+    def sequences(self) -> set[int]:
+        """The lengths of keys and of queries, heads left out."""
+        data = self.data
+        own = [r for r in data.rows if r not in data.shared and (self.group is None or r != self.group[1])]
+        return {self.size(c) for c in (*data.key, *own)}
 
     def spec(self, tensors: Mapping[int, Captured]) -> Spec:
         """The spec, captured tensors or openings given by the ids of their nodes."""
@@ -169,7 +193,22 @@ class Lowering:
         if data.linear:
             return Spec(pattern, keep=kept, weights=Linear(as_it_is, None, data.normalize, None))
         score = made.term(data.score)
-        return Spec(pattern, keep=kept, score=None if score == Score() else CustomScore((), score), scale=self.scale)
+        return Spec(
+            pattern,
+            keep=kept,
+            score=None if score == Score() else CustomScore((), score),
+            weights=self.maps(tensors),
+            scale=self.scale,
+        )
+
+    def maps(self, tensors: Mapping[int, Captured]) -> Weights | None:
+        """The weights of two maps, clamped; None for softmax."""
+        branch, lam = self.data.branch, self.data.lam
+        if branch is None or lam is None:
+            return None
+        factor = float(number(lam, self.size)) if computed(lam) else tensors[id(lam)]
+        head = self.names[lam.coords[0]] if lam.coords else None
+        return Differential(factor, None, self.names[branch], "clamp", 1e-5, head)
 
 
 class _Terms:
@@ -228,9 +267,26 @@ class _Terms:
         return apply(name, *args)
 
 
-def _points(node: Node) -> list[Node]:
-    from .recognise import walk_points
+def _group(node: Node) -> tuple[str, str] | None:
+    """A shared head and the query coordinate that is a group of heads beside it, as strategies know grouped heads.
 
+    Of two query coordinates the group is the one that no mask or score compares with the key; where none is compared,
+    the one that stands farther from the features.
+    """
+    data: Attention = node.data
+    query = node.args[0].coords
+    alone = [c for c in query if c in data.rows and c not in data.shared]
+    heads = [c for c in query if c in data.shared]
+    if len(alone) != 2 or not heads:
+        return None
+    compared = {n.data for part in (data.score, *data.keep) for n in walk(part) if n.op == "index"}
+    groups = [c for c in alone if c not in compared]
+    if not groups:
+        return None
+    return heads[-1], groups[0]
+
+
+def _points(node: Node) -> list[Node]:
     return [n for n in walk_points(node) if n.op in ("point", "strategy")]
 
 

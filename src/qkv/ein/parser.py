@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from .. import limits
 from . import tree
-from .reader import ELEMS, Reader, SyntaxProblem
+from .reader import ELEMS, Reader
 from .report import Report, Source, Span
 from .tokens import Tokens, read
+from .words import SyntaxProblem
 
 
 class Parser(Reader):

@@ -7,9 +7,10 @@ what softmax normalises and the sum consumes, the feature is what scores contrac
 
 from __future__ import annotations
 
-from . import tree
+from collections.abc import Iterable
+
 from .calls import Calls
-from .graph import Node, conjuncts, factors
+from .graph import Node, conjuncts, factors, plain
 
 _SEARCHED = 64
 """How many nodes are looked at for a softmax below a product, and for a contraction below a softmax."""
@@ -42,10 +43,15 @@ def carrying(contraction: Node) -> list[Node]:
     return [f for f in factors(contraction.args[0]) if f.coords]
 
 
+def shown(names: Iterable[str]) -> str:
+    """Coordinates as the text has them."""
+    return ", ".join(map(plain, names))
+
+
 class Roles(Calls):
     """The check of one sum."""
 
-    def roles(self, node: Node, reduce: tree.Reduce) -> None:
+    def roles(self, node: Node) -> None:
         """Looks for a softmax among the factors of a sum, and for the scores below it."""
         parts = factors(node.args[0])
         summed = set(node.data[1])
@@ -59,20 +65,18 @@ class Roles(Calls):
             values = [p for p in parts if p is not weights and p.coords]
             if not values:
                 continue
-            self.attention(reduce, summed, softmax, contraction, values)
+            self.attention(summed, softmax, contraction, values)
             return
 
-    def attention(
-        self, reduce: tree.Reduce, summed: set[str], softmax: Node, contraction: Node, values: list[Node]
-    ) -> None:
+    def attention(self, summed: set[str], softmax: Node, contraction: Node, values: list[Node]) -> None:
         """The roles of one attention."""
         keys = set(softmax.data[1])
         carried = {c for v in values for c in v.coords}
         scored = set(softmax.coords)
-        over, consumed = ", ".join(softmax.data[1]), ", ".join(sorted(summed))
+        over, consumed = shown(softmax.data[1]), shown(sorted(summed))
         sides = [
-            f"scores: [{', '.join(softmax.args[0].coords)}] = {self.text(contraction.span)}",
-            "values: " + ", ".join(f"{self.describe(v)} [{', '.join(v.coords)}]" for v in values),
+            f"scores: [{shown(softmax.args[0].coords)}] = {self.text(contraction.span)}",
+            "values: " + ", ".join(f"{self.describe(v)} [{shown(v.coords)}]" for v in values),
         ]
         if not keys & summed:
             if summed & scored:
@@ -95,11 +99,11 @@ class Roles(Calls):
         parts = carrying(contraction)
         contracted = contraction.data[1]
         for name in contracted:
-            holders = [p for p in parts if name in p.coords]
+            holders = [self.describe(p) for p in parts if name in p.coords]
             if len(holders) == 1:
                 self.wrong(
                     contraction,
-                    f"scores contract over {name}, which only {self.describe(holders[0])} has: that is no feature.",
+                    f"scores contract over {plain(name)}, which only {holders[0]} has: that is no feature.",
                     sides,
                     "sum over a coordinate that queries and keys both have",
                 )
@@ -114,9 +118,9 @@ class Roles(Calls):
             feature = kept or [c for c in contracted if c not in carried]
             self.wrong(
                 contraction,
-                f"scores contract over {shared[0]}, which the values have too: it is shared, and no feature.",
+                f"scores contract over {plain(shared[0])}, which the values have too: it is shared, and no feature.",
                 sides,
-                f"sum[{', '.join(feature)}](...): {', '.join(feature)} stands in queries and keys alone",
+                f"sum[{shown(feature)}](...): {shown(feature)} stands in queries and keys alone",
             )
             return
         self.after(softmax, keys, sides)
@@ -146,6 +150,7 @@ class Roles(Calls):
             later, earlier = (first, second) if which == "first" else (second, first)
             if later in keys and earlier not in keys:
                 sign = "<" if strict else "<="
+                later, earlier = plain(later), plain(earlier)
                 self.wrong(
                     each,
                     f"the mask keeps the keys {later} that come after the query {earlier}, and drops those before it.",

@@ -50,6 +50,7 @@ class Scope:
         self.ranges: dict[str, Ranged] = {}
         self.guards: list[Node] = []
         self.constraints: list[Constraint] = []
+        self.calls: list[Node] = []
         self.joining: str | None = None
         self.running: tuple[str, str] | None = None  # the name and the coordinate of the recurrence being checked
 

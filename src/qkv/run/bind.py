@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..coords.sizes import Solved, solve
 from ..errors import DeviceError, DtypeError, ShapeError, SizeMismatch, SpecError
 from ..spec import Lowered, Spec
-from ..terms.expr import Captured, Lookup, Opening
+from ..terms.expr import Captured, Index, Lookup, Opening, walk
 from ..terms.interval import Block, stays_inside
 from ..terms.scope import Claim
 from ..terms.weights import Differential, Linear
@@ -417,10 +417,20 @@ def _inside(lowered: Lowered, places: Places, sizes: Mapping[str, int]) -> froze
     """The lookups that stay in their tables over the whole call."""
     if not lowered.captured or any(sizes[n] == 0 for n in places.names):
         return frozenset()
+    lookups = [n for node in lowered.nodes for n in walk(node) if isinstance(n, Lookup)]
+    if all(_direct(lookup, sizes) for lookup in lookups):
+        return frozenset(lookups)
     indices, positions = places.bounds({})
     # What a caller's table holds is not looked at for this: learning it would cost more than the checks that it saves.
     block = Block(indices, positions, sizes, {table: None for table in lowered.captured if not table.movable})
     return frozenset[Lookup]().union(*(stays_inside(node, block) for node in lowered.nodes))
+
+
+def _direct(lookup: Lookup, sizes: Mapping[str, int]) -> bool:
+    """Whether a table is read at plain indices that it has all of, as a bias is: nothing has to be bounded for that."""
+    extents = lookup.table.extents(len(lookup.indices))
+    pairs = zip(lookup.indices, extents, strict=True)
+    return all(isinstance(at, Index) and (size is None or sizes[at.coordinate] <= size) for at, size in pairs)
 
 
 def check_dropout(dropout: float) -> None:

@@ -7,6 +7,7 @@ function(qkv_add_test name)
   add_test(NAME ${name} COMMAND ${name}_test)
 endfunction()
 
+qkv_add_test(codec)
 qkv_add_test(cpu)
 qkv_add_test(pool)
 qkv_add_test(probe)

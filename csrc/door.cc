@@ -10,6 +10,7 @@
 namespace nb = nanobind;
 
 void register_attention(nanobind::module_& m);  // door_attention.cc
+void register_codec(nanobind::module_& m);  // door_codec.cc
 void register_terms(nanobind::module_& m);  // door_terms.cc
 
 namespace {
@@ -86,5 +87,6 @@ NB_MODULE(_core, m) {
           "Bytes read in a second from an array of this size that is read again and again, measured.");
     m.def("compiler", &qkv::compiler, "Name and version of the compiler that built this module.");
     register_attention(m);
+    register_codec(m);
     register_terms(m);
 }

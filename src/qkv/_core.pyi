@@ -1,5 +1,7 @@
 """The compiled core. Use it through ``qkv.core``, which says what to do when it is not built."""
 
+from collections.abc import Sequence
+
 def cpu_features() -> dict[str, bool]:
     """Each known processor feature, and whether it is usable here."""
 
@@ -23,6 +25,21 @@ def probe_read_bandwidth(num_threads: int, bytes: int) -> float:
 
 def compiler() -> str:
     """Name and version of the compiler that built this module."""
+
+def encode(
+    rows: int,
+    element: int,
+    bits: int,
+    sizes: Sequence[int],
+    row_strides: Sequence[int],
+    codes: int,
+    code_strides: Sequence[int],
+    scales: int,
+    scale_strides: Sequence[int],
+) -> None:
+    """Writes codes and scales of rows at these addresses. ``sizes`` and the strides of rows and codes end with those of
+    the feature; the type of rows is numbered as in csrc/elements.h. Raises ``InternalError`` for what does not fit.
+    """
 
 class Graph:
     """Expression graphs of one spec, checked."""

@@ -9,7 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkv.cache.codec import decode, encode, width
+import qkv
+import qkv.core
+from qkv.cache import codec
+from qkv.cache.codec import decode, encode, encode_into, width
+from qkv.errors import InternalError
+from qkv.testing import FAMILIES, Sizes
 
 NUMBERS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -47,6 +52,7 @@ def test_halfway_and_tiny_and_huge_numbers(bits: int, dtype: torch.dtype) -> Non
 
 
 def test_the_comparison_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qkv.cache.codec._core_takes", lambda _: False)
     monkeypatch.setattr("qkv.cache.codec._rounded_up", lambda x: x * 0.9)
     assert not exactly_bounded(torch.randn(20, 16), 8)
 
@@ -86,3 +92,76 @@ def test_four_bits_lie_in_runs_of_32() -> None:
     assert high[3] == 8 - 7
     assert low[16 + 1] == 8 + 1
     assert [n for n in range(32) if (low[n], high[n]) != (8, 8)] == [3, 17]
+
+
+def same_bits(x: torch.Tensor, bits: int) -> bool:
+    """Whether the core and torch make the same codes and scales of ``x``, NaN being NaN."""
+    codes, scale = codec._by_torch(x, bits)
+    size = width(x.shape[-1], bits)
+    room = torch.full((*x.shape[:-2], x.shape[-2] + 2, size), 99, dtype=codes.dtype)
+    steps = torch.full(room.shape[:-1], -1.0)
+    assert codec._core_takes(x)
+    encode_into(x, bits, room, steps, 1)
+    around = room[..., [0, -1], :].eq(99).all() and steps[..., [0, -1]].eq(-1).all()
+    inside = torch.equal(room[..., 1:-1, :], codes)
+    return bool(around) and inside and torch.equal(steps[..., 1:-1].nan_to_num(-2.0), scale.nan_to_num(-2.0))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", [*FAMILIES])
+def test_the_core_and_torch_give_the_same_bits(family: str, dtype: torch.dtype, bits: int) -> None:
+    sizes = Sizes()
+    keep = torch.ones(sizes.query_length, sizes.key_length, dtype=torch.bool).tril() if family == "poison" else None
+    case = FAMILIES[family](sizes, dtype, keep=keep)
+    for x in (case.k, case.v):
+        assert same_bits(x, bits)
+        assert same_bits(x.transpose(-1, -2), bits)  # the feature is a step apart
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_the_core_and_torch_agree_at_every_size_of_numbers(dtype: torch.dtype, bits: int) -> None:
+    tops = torch.logspace(-330 if dtype == torch.float64 else -46, 40, 400, dtype=torch.float64).unsqueeze(-1)
+    for size in (1, 31, 64, 80):
+        x = (torch.randn(400, size, dtype=torch.float64) * tops).to(dtype)
+        assert same_bits(x, bits)
+    ties = (torch.arange(-127, 128, dtype=torch.float64) / 2).to(dtype)
+    assert same_bits(ties.expand(3, -1), bits)
+    odd = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, torch.finfo(dtype).max, 1e-45], dtype=dtype)
+    assert same_bits(odd.unsqueeze(-1) * torch.ones(5, dtype=dtype), bits)
+    assert same_bits(odd.unsqueeze(0), bits)
+    assert same_bits(torch.zeros(2, 0, 8, dtype=dtype), bits)
+    assert same_bits(torch.zeros(2, 3, 0, dtype=dtype), bits)
+
+
+def test_the_comparison_of_core_and_torch_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qkv.cache.codec._rounded_up", lambda x: x)
+    assert not same_bits(torch.randn(20, 16), 8)
+
+
+def test_what_the_core_cannot_read_is_encoded_by_torch() -> None:
+    x = torch.randn(3, 8)
+    negated = torch.complex(x, x).conj().imag
+    assert negated.is_neg()
+    assert not codec._core_takes(negated)
+    assert torch.equal(encode(negated, 8)[0], encode(-x, 8)[0])
+    assert not codec._core_takes(torch.nn.Parameter(x))
+    meta = encode(x.to("meta"), 4)
+    assert (meta[0].shape, meta[1].shape) == ((3, 16), (3,))
+
+
+def test_codes_and_rows_that_do_not_fit_are_an_error_of_ours() -> None:
+    codes, scale = torch.empty(4, 8, dtype=torch.int8), torch.empty(4)
+    with pytest.raises(InternalError) as found:
+        encode_into(torch.randn(3, 8), 8, codes, scale, 2)
+    assert str(found.value) == (
+        "rows (3, 8) from slot 2 on do not fit codes (4, 8) and scales (4,); please report this"
+    )
+    for x, first in ((torch.randn(3, 8), -1), (torch.randn(3, 7), 0), (torch.randn(2, 3, 8), 0)):
+        with pytest.raises(InternalError, match="do not fit"):
+            encode_into(x, 8, codes, scale, first)
+    with pytest.raises(InternalError, match="do not fit"):
+        encode_into(torch.randn(3, 8), 8, codes, scale[:3], 0)
+    with pytest.raises(InternalError, match="rows and codes that do not fit each other; please report this"):
+        qkv.core.loaded().encode(0, 1, 3, [1], [1], 0, [1], 0, [])

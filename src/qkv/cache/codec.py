@@ -6,12 +6,19 @@ an element that is not finite has the scale NaN and codes 0: the row is NaN, and
 
 Codes of 4 bits lie two in a byte, plus 8: in each run of 32 features, byte n holds feature n in its low half and
 feature n + 16 in its high half. The feature axis is padded to a multiple of 32 with zeros.
+
+Ordinary tensors on a CPU are encoded by the compiled core, all others by torch: both follow the same rule and give the
+same bits.
 """
 
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import TYPE_CHECKING
+
+from ..core import is_built, loaded
+from ..errors import InternalError
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +40,81 @@ def width(size: int, bits: int | None) -> int:
 
 def encode(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Codes ``[..., width]`` (int8; uint8 for two in a byte) and float32 scales ``[...]`` of ``x [..., feature]``."""
+    import torch
+
+    if not _core_takes(x):
+        return _by_torch(x, bits)
+    kind = torch.int8 if bits == 8 else torch.uint8
+    codes = torch.empty((*x.shape[:-1], width(x.shape[-1], bits)), dtype=kind)
+    scale = torch.empty(x.shape[:-1], dtype=torch.float32)
+    _by_core(x, bits, codes, scale)
+    return codes, scale
+
+
+def encode_into(x: Tensor, bits: int, codes: Tensor, scale: Tensor, first: int) -> None:
+    """The same of ``x [..., n, feature]``, written into the n slots from ``first`` on of ``codes [..., slot, width]``,
+    the last axis contiguous, and ``scale [..., slot]``.
+    """
+    lead, count = x.shape[:-2], x.shape[-2]
+    fits = (
+        first >= 0
+        and first + count <= codes.shape[-2] == scale.shape[-1]
+        and codes.shape[-1] == width(x.shape[-1], bits)
+    )
+    if not fits or codes.shape[:-2] != lead or scale.shape[:-1] != lead:
+        raise InternalError(
+            f"rows {tuple(x.shape)} from slot {first} on do not fit codes {tuple(codes.shape)} and scales "
+            f"{tuple(scale.shape)}; please report this"
+        )
+    if _core_takes(x):
+        _by_core(x, bits, codes, scale, first)
+        return
+    found, steps = _by_torch(x, bits)
+    codes.narrow(-2, first, count).copy_(found)
+    scale.narrow(-1, first, count).copy_(steps)
+
+
+@cache
+def _elements() -> dict[torch.dtype, int]:
+    """The core's numbers of types (csrc/elements.h)."""
+    import torch
+
+    return {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
+
+
+def _core_takes(x: Tensor) -> bool:
+    """Whether ``x`` is memory that the core can read: no subclass, transform, mode, trace or negated view."""
+    import torch
+
+    return (
+        type(x) is torch.Tensor
+        and x.is_cpu
+        and x.dtype in _elements()
+        and not torch.compiler.is_compiling()
+        and torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue]
+        and torch._C._len_torch_dispatch_stack() == 0  # pyright: ignore[reportPrivateUsage]
+        and not x.is_neg()
+        and is_built()
+    )
+
+
+def _by_core(x: Tensor, bits: int, codes: Tensor, scale: Tensor, first: int = 0) -> None:
+    """Writes into the slots from ``first`` on, which fit: addresses, where views would take longer than the codes."""
+    code_strides, scale_strides = codes.stride(), scale.stride()
+    loaded().encode(
+        x.data_ptr(),
+        _elements()[x.dtype],
+        bits,
+        x.shape,
+        x.stride(),
+        codes.data_ptr() + (first * code_strides[-2] if first else 0),
+        code_strides,
+        scale.data_ptr() + (4 * first * scale_strides[-1] if first else 0),
+        scale_strides,
+    )
+
+
+def _by_torch(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     import torch
 
     most = 127 if bits == 8 else 7

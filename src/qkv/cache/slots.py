@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from . import memory
-from .codec import encode, width
+from .codec import encode_into, width
 from .stored import Stored
 
 if TYPE_CHECKING:
@@ -50,13 +50,10 @@ class Slots:
 
     def put(self, first: int, rows: Tensor) -> None:
         """Writes ``rows [lead..., n, feature]`` into the slots from ``first`` on."""
-        count = rows.shape[-2]
         if self.bits is None or self.scale is None:
-            self.data.narrow(-2, first, count).copy_(rows)
+            self.data.narrow(-2, first, rows.shape[-2]).copy_(rows)
             return
-        codes, scale = encode(rows, self.bits)
-        self.data.narrow(-2, first, count).copy_(codes)
-        self.scale.narrow(-1, first, count).copy_(scale)
+        encode_into(rows, self.bits, self.data, self.scale, first)
 
     def put_cyclic(self, first: int, rows: Tensor) -> None:
         """The same over slots that go on at the start."""

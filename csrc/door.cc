@@ -4,6 +4,8 @@
 
 #include "cpu.h"
 #include "graph.h"
+#include "openmp.h"
+#include "pool.h"
 #include "probe.h"
 #include "targets.h"
 
@@ -57,6 +59,13 @@ double probe_read_bandwidth(int num_threads, std::size_t bytes) {
     return qkv::probe_read_bandwidth(num_threads, bytes);
 }
 
+// Tasks are run by the OpenMP threads of this process from now on, where there are any, or by the pool's own; whether they
+// are there.
+bool ride(bool openmp) {
+    qkv::ride(openmp ? qkv::openmp_team() : nullptr);
+    return qkv::rides();
+}
+
 // The core's own errors become those of qkv.errors, whichever door they come through.
 void translate(const std::exception_ptr& raised, void*) {
     try {
@@ -86,6 +95,8 @@ NB_MODULE(_core, m) {
     m.def("probe_read_bandwidth", &probe_read_bandwidth, nb::arg("num_threads"), nb::arg("bytes"),
           "Bytes read in a second from an array of this size that is read again and again, measured.");
     m.def("compiler", &qkv::compiler, "Name and version of the compiler that built this module.");
+    m.def("ride", &ride, nb::arg("openmp"), "Runs tasks by the threads of an OpenMP runtime, or by own ones; whether there is one to ride.");
+    m.def("rides", &qkv::rides, "Whether tasks are run by an OpenMP runtime's threads.");
     register_attention(m);
     register_codec(m);
     register_terms(m);

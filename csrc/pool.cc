@@ -125,6 +125,10 @@ struct Job {
     }
 };
 
+// The team that runs tasks instead of the pool's own threads.
+std::atomic<Team> ridden{nullptr};
+std::atomic<bool> is_forked{false};
+
 class Pool {
   public:
     Pool(const Pool* before_fork) : before_fork_(before_fork), num_processors_(cpu_sizes().num_threads) {}
@@ -133,12 +137,12 @@ class Pool {
     bool run(int width, std::int64_t num_tasks, Task task, void* context) {
         if (taken_.test_and_set(std::memory_order_acquire)) return false;
         job_.begin(num_tasks, task, context);
-        num_left_.store(0, std::memory_order_relaxed);
-        watching_ns_.store(watching(width).count(), std::memory_order_relaxed);
-        open(width - 1);
-        grow(width - 1);
-        job_.work(0);
-        wait_for(close(width - 1));
+        if (const Team team = ridden.load(std::memory_order_acquire)) {
+            num_riders_.store(0, std::memory_order_relaxed);
+            team(&Pool::enter, this, static_cast<unsigned>(width), 0);
+        } else {
+            work_with_own(width);
+        }
         std::exception_ptr failure = std::exchange(job_.failure, nullptr);
         taken_.clear(std::memory_order_release);
         if (failure) std::rethrow_exception(std::move(failure));
@@ -148,6 +152,21 @@ class Pool {
     int num_threads() const { return num_threads_.load(std::memory_order_relaxed); }
 
   private:
+    // One of a team's threads, which numbers itself.
+    static void enter(void* pool) {
+        auto* self = static_cast<Pool*>(pool);
+        self->job_.work(self->num_riders_.fetch_add(1, std::memory_order_relaxed));
+    }
+
+    void work_with_own(int width) {
+        num_left_.store(0, std::memory_order_relaxed);
+        watching_ns_.store(watching(width).count(), std::memory_order_relaxed);
+        open(width - 1);
+        grow(width - 1);
+        job_.work(0);
+        wait_for(close(width - 1));
+    }
+
     // How long to watch before sleeping: not at all where watching would take the processor from who is waited for.
     std::chrono::nanoseconds watching(int width) const {
         if (width > num_processors_) return std::chrono::microseconds(0);
@@ -233,6 +252,7 @@ class Pool {
     std::mutex mutex_;
     std::condition_variable seats_open_, left_;
     Job job_;
+    std::atomic<int> num_riders_{0};
     alignas(64) std::atomic<int> num_seats_{0};  // that helpers may still take; who has taken one is inside
     alignas(64) std::atomic<int> num_left_{0};
     std::atomic<int> num_asleep_{0};
@@ -246,6 +266,8 @@ std::atomic<Pool*> before_fork{nullptr};
 #if defined(QKV_POSIX)
 // Only the thread that forked lives on in the child, and what the others held stays held: leave that pool alone.
 void after_fork_in_child() {
+    is_forked.store(true);
+    ridden.store(nullptr);
     if (Pool* pool = current.exchange(nullptr)) before_fork.store(pool);
 }
 
@@ -276,6 +298,10 @@ void parallel(int num_threads, std::int64_t num_tasks, Task task, void* context)
     const bool shared = width > 1 && !inside_task && the_pool().run(width, num_tasks, task, context);
     if (!shared) run_alone(num_tasks, task, context);
 }
+
+void ride(Team team) { ridden.store(is_forked.load() ? nullptr : team, std::memory_order_release); }
+
+bool rides() { return ridden.load(std::memory_order_acquire) != nullptr; }
 
 int num_pool_threads() {
     const Pool* pool = current.load(std::memory_order_acquire);

@@ -37,4 +37,16 @@ void parallel(int num_threads, std::int64_t num_tasks, const Function& function)
 // Threads that the pool has made in this process, the callers' own not counted.
 int num_pool_threads();
 
+// A team of threads that somebody else keeps: run(with) is called once on each of at most `width` threads, the caller's
+// own among them, and the function returns when all have returned. GCC's GOMP_parallel is one.
+using Team = void (*)(void (*run)(void*), void* with, unsigned width, unsigned flags);
+
+// From now on tasks are run by this team, or by the pool's own threads again where it is nullptr: where a library that
+// computes between our calls keeps threads that watch for a while, two teams would take the processors from each
+// other. A forked child has threads of its own, whatever is asked there: the team's were left behind.
+void ride(Team team);
+
+// Whether a team is ridden in this process.
+bool rides();
+
 }  // namespace qkv

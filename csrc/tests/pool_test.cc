@@ -296,6 +296,62 @@ void a_forked_child_begins_anew() {
 
 #endif
 
+// A team as OpenMP's: as many threads as are asked for, the caller's own among them.
+std::atomic<int> num_teams{0};
+
+void team_of_threads(void (*run)(void*), void* with, unsigned width, unsigned) {
+    ++num_teams;
+    std::vector<std::thread> others;
+    for (unsigned n = 1; n < width; ++n) others.emplace_back(run, with);
+    run(with);
+    for (std::thread& other : others) other.join();
+}
+
+// As an OpenMP runtime does where it has no threads to give.
+void team_of_one(void (*run)(void*), void* with, unsigned, unsigned) {
+    ++num_teams;
+    run(with);
+}
+
+void a_team_is_ridden() {
+    const int own = qkv::num_pool_threads();
+    qkv::ride(&team_of_threads);
+    CHECK(qkv::rides());
+    every_task_is_run_once();
+    tasks_run_at_once();
+    the_first_task_that_throws_is_told();
+    a_call_from_inside_a_task_is_run_there();
+    callers_do_not_disturb_each_other();
+    CHECK(num_teams.exchange(0) > 0);
+    CHECK(each_once(1, 10) && each_once(5, 1));
+    CHECK(num_teams.load() == 0);  // for nobody else
+    qkv::ride(&team_of_one);
+    every_task_is_run_once();
+    CHECK(raised_by(4, {20, 21}) == "task 20");
+    CHECK(num_teams.exchange(0) > 0);
+    CHECK(qkv::num_pool_threads() == own);
+    qkv::ride(nullptr);
+    CHECK(!qkv::rides());
+    CHECK(each_once(3, 200) && num_teams.load() == 0);
+}
+
+#if (defined(__unix__) || defined(__APPLE__)) && !defined(QKV_NO_FORK)
+void a_forked_child_rides_nothing() {
+    qkv::ride(&team_of_threads);
+    const pid_t pid = fork();
+    if (pid == 0) {
+        if (qkv::rides()) _exit(1);
+        qkv::ride(&team_of_threads);
+        _exit(!qkv::rides() && all_meet(3) && num_teams.load() == 0 ? 0 : 2);
+    }
+    int status = -1;
+    waitpid(pid, &status, 0);
+    CHECK(status == 0);
+    CHECK(qkv::rides());
+    qkv::ride(nullptr);
+}
+#endif
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -308,9 +364,13 @@ int main(int argc, char** argv) {
     a_call_from_inside_a_task_is_run_there();
     callers_do_not_disturb_each_other();
     a_second_caller_goes_on_alone();
+    a_team_is_ridden();
 #if defined(__unix__) || defined(__APPLE__)
     helpers_leave_signals_to_the_program();
     a_forked_child_begins_anew();
+#if !defined(QKV_NO_FORK)
+    a_forked_child_rides_nothing();
+#endif
 #endif
     return qkv::test::report("pool_test");
 }

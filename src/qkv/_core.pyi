@@ -23,6 +23,12 @@ def probe_fma_flops(num_threads: int, dtype: str) -> float:
 def probe_read_bandwidth(num_threads: int, bytes: int) -> float:
     """Bytes read in a second from an array of this size that is read again and again, measured."""
 
+def ride(openmp: bool) -> bool:
+    """Runs tasks by the threads of an OpenMP runtime, or by own ones; whether there is one to ride."""
+
+def rides() -> bool:
+    """Whether tasks are run by an OpenMP runtime's threads."""
+
 def compiler() -> str:
     """Name and version of the compiler that built this module."""
 

@@ -6,8 +6,10 @@ to load the core before somebody asks: the source tree is importable without a c
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 from . import limits
@@ -189,6 +191,17 @@ def loaded():  # no annotation: what is inferred is the module itself, as its st
     except ImportError as error:
         raise ImportError(_MISSING.format(reason=error), name="qkv._core") from error
     return _core
+
+
+@cache
+def riding():  # no annotation, as above
+    """The compiled module, whose tasks run on the OpenMP threads that torch keeps in this process, where it keeps any:
+    those watch for the next task a while after each of torch's operations, and a second team would have to share the
+    processors with them. A process that was forked has left them behind, and runs tasks by the core's own threads.
+    """
+    core = loaded()
+    core.ride(openmp=multiprocessing.parent_process() is None)
+    return core
 
 
 def _check_threads(function: str, num_threads: int) -> None:

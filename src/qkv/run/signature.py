@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..core import loaded
+from ..core import riding
 from ..terms.weights import Sigmoid
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Shape:
         for n in reversed(range(len(self.query_order))):
             steps[n] = step
             step *= self.query_order[n]
-        return loaded().Attention(
+        return riding().Attention(
             element=element_of(dtype),
             key_element=key_element,
             placing=placing or {},

@@ -43,9 +43,8 @@ def encode(
     scales: int,
     scale_strides: Sequence[int],
 ) -> None:
-    """Writes codes and scales of rows at these addresses. ``sizes`` and the strides of rows and codes end with those of
-    the feature; the type of rows is numbered as in csrc/elements.h. Raises ``InternalError`` for what does not fit.
-    """
+    """Writes codes and scales of rows at these addresses."""
+    # sizes and strides of rows and codes end with those of the feature; `element` as in csrc/elements.h
 
 class Graph:
     """Expression graphs of one spec, checked."""

@@ -284,12 +284,22 @@ template <class T> struct Chunk {
 
     int group_rows(int64_t row) const { return static_cast<int>(num_rows - row < kGroupRows ? num_rows - row : kGroupRows); }
 
-    // Packs what some group keeps of the block; returns whether every element of these values is finite.
+    // Packs what some group keeps of the block; returns whether every element of these values is finite. Memory is asked
+    // meanwhile: for values while keys are packed, and while values are for the keys of the next block.
     bool pack(int64_t key0) {
         bool finite = true;
         const auto go = [&]<class E>(E) QKV_LAMBDA {
-            const auto key_at = [&](int64_t n) { return static_cast<const E*>(key_of(key0, packed_from + n)); };
-            const auto value_at = [&](int64_t n) { return static_cast<const E*>(value_of(key0, packed_from + n)); };
+            constexpr int64_t Size = sizeof(E);
+            const int64_t key_bytes = d * Size, value_bytes = call.value_size * Size;
+            const auto key_at = [&](int64_t n) {
+                ask_for(value_of(key0, packed_from + n), value_bytes);
+                return static_cast<const E*>(key_of(key0, packed_from + n));
+            };
+            const auto value_at = [&](int64_t n) {
+                const int64_t next = key0 + packed_from + n + kBlockKeys;
+                if (next < num_keys) ask_for(keys.at(next), key_bytes);
+                return static_cast<const E*>(value_of(key0, packed_from + n));
+            };
             pack_across<T, E>(key_at, num_packed, d, call.k.last, work.k);
             finite = pack_along<T, E, true>(value_at, num_packed, num_packed, call.value_size, call.v.last, T(1), work.v);
         };

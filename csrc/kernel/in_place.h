@@ -15,6 +15,10 @@ namespace qkv::QKV_TARGET {
 
 constexpr int kLineBytes = 64;
 
+QKV_INLINE void ask_for(const void* from, int64_t bytes) {
+    for (int64_t n = 0; n < bytes; n += kLineBytes) __builtin_prefetch(static_cast<const char*>(from) + n, 0, 2);
+}
+
 // How many keys meet `Rows` queries at once, and how many vectors of V: the sums take the registers that operands leave.
 template <class T, int Rows> constexpr int few_keys() {
     constexpr int W = Lanes<T>::count;

@@ -23,7 +23,17 @@ ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "faults"
 CXX = os.environ.get("CXX", "c++")
 FLAGS = ["-std=c++20", "-O1", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", "-pthread"]
-SOURCES = ["cpu.cc", "cpu_registers.cc", "compile.cc", "graph.cc", "interval.cc", "openmp.cc", "pool.cc", "probe.cc", "targets.cc"]
+SOURCES = [
+    "cpu.cc",
+    "cpu_registers.cc",
+    "compile.cc",
+    "graph.cc",
+    "interval.cc",
+    "openmp.cc",
+    "pool.cc",
+    "probe.cc",
+    "targets.cc",
+]
 NUM_INPUTS = "400"
 
 

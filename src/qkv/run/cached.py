@@ -43,7 +43,7 @@ def output(spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> An
     if len(options) == 1 and not torch.compiler.is_compiling():
         found = _known(spec, q, k, v, options["cache"], lse=False)
         if found is not None:
-            return found
+            return found.output
     called: Any = _general
     return called(spec, q, k, v, options).output
 
@@ -60,7 +60,7 @@ def run(spec: Spec, q: Any, k: Any, v: Any, options: Mapping[str, Any]) -> Resul
 _LSE: tuple[object, ...] = ("lse", ("lse",), ["lse"])
 
 
-def _known(spec: Spec, q: Any, k: Any, v: Any, cache: Any, *, lse: bool) -> Any:
+def _known(spec: Spec, q: Any, k: Any, v: Any, cache: Any, *, lse: bool) -> Result | None:
     """What a step seen before gives; None where it is none. Its reading may be new, as where storage has grown."""
     if k is None and v is None:
         return steps.answer(spec, q, cache, lse=lse)
@@ -71,8 +71,7 @@ def _known(spec: Spec, q: Any, k: Any, v: Any, cache: Any, *, lse: bool) -> Any:
         steps.append(spec, q, k, v, cache)
         found = steps.answer(spec, q, cache, lse=lse)
         if found is None:
-            made = _general(spec, q, None, None, {"cache": cache, **({"want": "lse"} if lse else {})})
-            found = made if lse else made.output
+            found = _general(spec, q, None, None, {"cache": cache, **({"want": "lse"} if lse else {})})
         cache.settle()
     except BaseException:
         cache.restore(before)

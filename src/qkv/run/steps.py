@@ -173,8 +173,8 @@ def _shapes(q: Tensor, k: Tensor, v: Tensor) -> tuple[Any, ...]:
     return (q.shape, k.shape, v.shape, k.dtype, v.dtype)
 
 
-def answer(spec: Spec, q: Any, cache: Any, *, lse: bool = False) -> Result | Tensor | None:
-    """The output of a step that is known, or with ``lse`` a result with both."""
+def answer(spec: Spec, q: Any, cache: Any, *, lse: bool = False) -> Result | None:
+    """The result of a step that is known, with the rows' lse where it is wanted."""
     known = spec.__dict__.get("_steps")
     if known is None:
         return None
@@ -211,9 +211,7 @@ def answer(spec: Spec, q: Any, cache: Any, *, lse: bool = False) -> Result | Ten
     )
     if outside >= 0 and step.program is not None:
         raise outside_error(step.program.lookups[outside])
-    if level is None:
-        return output
-    return Result(output, step.bound.frame.row.apply(level), {}, step.plan)
+    return Result(output, None if level is None else step.bound.frame.row.apply(level), {}, step.plan)
 
 
 class _Held(NamedTuple):

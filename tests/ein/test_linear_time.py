@@ -59,8 +59,8 @@ def wrong(lines: int) -> str:
     return many_short(lines).replace("B[k, c])", "B[q, c])")
 
 
-def steps(text: str) -> int:
-    """How many lines of Python checking a text runs."""
+def lines_run(function: Callable[[], object]) -> int:
+    """How many lines of Python a call runs."""
     count = 0
 
     def trace(_: FrameType, event: str, __: Any) -> Any:
@@ -71,10 +71,15 @@ def steps(text: str) -> int:
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        qkv.ein.check(text)
+        function()
     finally:
         sys.settrace(before)
     return count
+
+
+def steps(text: str) -> int:
+    """How many lines of Python checking a text runs."""
+    return lines_run(lambda: qkv.ein.check(text))
 
 
 @pytest.mark.parametrize("shape", [one_long, many_short, attention, chain, outside, wrong])
@@ -85,25 +90,9 @@ def test_steps_grow_as_lines_do(shape: Callable[[int], str]) -> None:
 
 
 def test_the_count_tells_what_is_not_linear() -> None:
-    def quadratic(n: int) -> int:
-        count = 0
-
-        def trace(_: FrameType, event: str, __: Any) -> Any:
-            nonlocal count
-            count += event == "line"
-            return trace
-
-        def work() -> None:
+    def quadratic(n: int) -> None:
+        for _ in range(n):
             for _ in range(n):
-                for _ in range(n):
-                    pass
+                pass
 
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            work()
-        finally:
-            sys.settrace(before)
-        return count
-
-    assert quadratic(80) > 12 * quadratic(20)
+    assert lines_run(lambda: quadratic(80)) > 12 * lines_run(lambda: quadratic(20))

@@ -19,6 +19,7 @@
 
 #if defined(__linux__)
 #include <sched.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #elif defined(__APPLE__)
 #include <sys/sysctl.h>
@@ -57,6 +58,16 @@ std::uint64_t read_saved_state() {
 #endif
 }
 
+// Linux keeps tiles for the processes that ask, and for all of their threads; it may say no. Other systems are not known to.
+bool may_use_tiles() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+    constexpr long ask = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM and the state's number, linux/arch/x86/xstate.rst
+    return syscall(SYS_arch_prctl, ask, tile_data) == 0;
+#else
+    return false;
+#endif
+}
+
 CpuRegisters read_registers() {
     CpuRegisters registers;
     const std::uint32_t last_leaf = read_leaf(0, 0).eax;
@@ -71,6 +82,7 @@ CpuRegisters read_registers() {
     // Without this bit the system has not enabled the control register and reading it would trap.
     const bool readable = (registers.leaf1_ecx >> 27) & 1u;
     if (readable) registers.saved_state = read_saved_state();
+    if ((registers.saved_state & tile_state) && !may_use_tiles()) registers.saved_state &= ~tile_state;
     return registers;
 }
 

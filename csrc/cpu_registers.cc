@@ -15,7 +15,7 @@ struct Row {
 constexpr std::uint64_t none = 0;
 constexpr std::uint64_t ymm = 0x6;         // xmm and the upper halves of ymm
 constexpr std::uint64_t zmm = ymm | 0xe0;  // and the mask registers, the upper halves of zmm, zmm16 to zmm31
-constexpr std::uint64_t tile = 0x60000;    // tile configuration and tile data
+constexpr std::uint64_t tile = tile_state;
 
 constexpr std::array<Row, num_x86_features> rows{{
     {"sse4_2", &CpuRegisters::leaf1_ecx, 20, none},

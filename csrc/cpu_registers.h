@@ -21,6 +21,7 @@ struct CpuRegisters {
     std::uint64_t saved_state = 0;
 };
 
+inline constexpr std::uint64_t tile_state = 0x60000;  // of saved_state: tile configuration and tile data
 inline constexpr std::size_t num_x86_features = 14;
 
 // Intel SDM volume 1, chapters 13.3, 14 and 15; volume 2, CPUID.

@@ -22,6 +22,7 @@ struct ProbeLoops {
 struct Target {
     const char* name;
     int num_lanes;  // floats in a vector
+    bool rounds_weights;  // to bfloat16, where queries, keys, values and outputs are of it (csrc/kernel/pairs.h)
     Schedule (*forward_schedule)(const Forward&, int num_threads);
     // Both return or take nothing of other tasks. A task answers the lookup that left its table, or -1.
     int32_t (*forward_task)(const Forward&, const Schedule&, int64_t task, void* scratch, void* partials);

@@ -13,6 +13,12 @@ namespace qkv {
     extern const Target table;     \
     }
 
+#if defined(QKV_WITH_AMX)
+QKV_DECLARE_TARGET(amx)
+#define QKV_TABLE_AMX &amx::table
+#else
+#define QKV_TABLE_AMX nullptr
+#endif
 #if defined(QKV_WITH_AVX512BF16)
 QKV_DECLARE_TARGET(avx512bf16)
 #define QKV_TABLE_AVX512BF16 &avx512bf16::table
@@ -51,6 +57,8 @@ constexpr std::string_view avx2_needs[] = {"avx2", "fma", "f16c"};
 constexpr std::string_view avx512_needs[] = {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"};
 constexpr std::string_view avx512bf16_needs[] = {"avx2",     "fma",      "f16c",     "avx512f",
                                                  "avx512bw", "avx512dq", "avx512vl", "avx512_bf16"};
+constexpr std::string_view amx_needs[] = {"avx2",     "fma",      "f16c",        "avx512f",  "avx512bw",
+                                          "avx512dq", "avx512vl", "avx512_bf16", "amx_tile", "amx_bf16"};
 constexpr std::string_view neon_needs[] = {"neon"};
 
 std::span<const std::string_view> wide_needs() {
@@ -93,6 +101,7 @@ std::atomic<const Target*> in_use{nullptr};
 
 std::span<const TargetRow> target_rows() {
     static const TargetRow rows[] = {
+        {"amx", amx_needs, QKV_TABLE_AMX, true},
         {"avx512bf16", avx512bf16_needs, QKV_TABLE_AVX512BF16, true},
         {"avx512", avx512_needs, QKV_TABLE_AVX512, true},
         {"avx2", avx2_needs, QKV_TABLE_AVX2, true},

@@ -35,7 +35,7 @@ template <class T> static Schedule schedule_for(const Forward& call, int num_thr
     out.chunk_rows = rows;
     out.num_chunks = out.num_rows && rows ? out.num_rows / within * ((within + rows - 1) / rows) : 0;
     out.num_tasks = out.num_shared * out.num_chunks * out.num_splits;
-    out.scratch_bytes = Workspace<T>::bytes(call, rounded_up(rows, kGroupRows));
+    out.scratch_bytes = Workspace<T>::bytes(call, rounded_up(rows, group_rows_of<T>(call)));
     if (out.num_splits > 1)
         out.partial_bytes = sizeof(T) * partial_values<T>(call) * out.num_shared * out.num_rows * out.num_splits;
     return out;
@@ -71,6 +71,7 @@ template <class T>
 static int32_t run_task(const Forward& call, const Schedule& how, int64_t task, void* scratch, void* partials) {
     const Part part = part_of(call, how, task);
     Chunk<T> chunk(call, part.shared, part.row0, part.rows, scratch);
+    const Tiles tiles(chunk.paired);
     const int64_t first = part.split * how.split_keys;
     const int64_t last = first + how.split_keys < how.num_keys ? first + how.split_keys : how.num_keys;
     if (part.split > 0) chunk.leave_sinks_out();

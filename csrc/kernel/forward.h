@@ -9,6 +9,7 @@
 #include "apply.h"
 #include "dropout.h"
 #include "in_place.h"
+#include "pairs.h"
 #include "rows.h"
 
 namespace qkv::QKV_TARGET {
@@ -130,11 +131,23 @@ static void open_codes(const uint8_t* from, int64_t features, int8_t* to) {
 
 static bool is_few(const Problem& problem) { return problem.rows.total() <= kFewRows; }
 
+// Whether a call's products are those of pairs of bfloat16 (pairs.h), and how many of its rows go together. Weights are
+// rounded then, which an output of bfloat16 bears and one of floats would show.
+template <class T> QKV_INLINE bool is_paired(const Forward& call) {
+    const bool all = call.element == Element::bf16 && call.key_element == Element::bf16 && call.out_element == Element::bf16;
+    return kHasPairs && sizeof(T) == 4 && all && !is_few(call);
+}
+constexpr int64_t kWeightStep = kBlockKeys + kPairStep;  // from row to row of weights as bfloat16: no power of two
+constexpr int kMostGroupRows = kHasPairs ? kPairRows : kGroupRows;
+template <class T> QKV_INLINE int group_rows_of(const Forward& call) { return is_paired<T>(call) ? kPairRows : kGroupRows; }
+
 // What a task works in; all of it from one piece of memory.
 template <class T> struct Workspace {
     T *q, *k, *v, *s, *sums, *shrink;
     RowState<T> rows;
     uint8_t* keeps;        // which rows keep a key whose value is not finite, by row and key
+    uint16_t *q_pairs, *k_pairs, *v_pairs, *weights;  // of products of pairs: operands as bfloat16
+    uint8_t *odd_rows, *odd_keys;                     // which of them hold numbers that these products take for 0
     T* buckets;
     float *k_scales, *v_scales;  // of a block of codes
     int8_t *k_codes, *v_codes;   // half bytes of a block, opened
@@ -145,14 +158,23 @@ template <class T> struct Workspace {
         const int64_t opened = call.key_element == Element::code4 ? code_bytes(call.feature_size) + code_bytes(call.value_size) : 0;
         return kBlockKeys * (2 * static_cast<int64_t>(sizeof(float)) + opened);
     }
+    // Packed floats, or pairs in their place.
+    static int64_t packed(const Forward& call) {
+        return is_paired<T>(call) ? 0 : kBlockKeys * (call.feature_size + padded_values<T>(call.value_size));
+    }
+    static int64_t paired(const Forward& call, int64_t rows) {
+        if (!is_paired<T>(call)) return 0;
+        const int64_t depth = rounded_up(call.feature_size, kPairStep), e = padded_values<T>(call.value_size);
+        return 2 * ((rows + kBlockKeys) * depth + kBlockKeys * e + kPairRows * kWeightStep) + rows + kBlockKeys + 6 * 64;
+    }
     static int64_t values(const Forward& call, int64_t rows) {
         const int64_t d = call.feature_size, e = padded_values<T>(call.value_size);
-        return rows * d + kBlockKeys * (d + e) + kGroupRows * kBlockKeys + rows * e + kGroupRows +
+        return rows * d + packed(call) + kMostGroupRows * kBlockKeys + rows * e + kMostGroupRows +
                RowState<T>::kFields * rows + rows * call.num_buckets + 64;
     }
     static size_t bytes(const Forward& call, int64_t rows) {
-        return sizeof(T) * values(call, rows) + sizeof(int64_t) * rows + kGroupRows * kBlockKeys + coded(call) + 256 +
-               (call.terms ? call.terms->scratch_bytes : 0);
+        return sizeof(T) * values(call, rows) + sizeof(int64_t) * rows + kMostGroupRows * kBlockKeys + coded(call) +
+               paired(call, rows) + 256 + (call.terms ? call.terms->scratch_bytes : 0);
     }
     Workspace(const Forward& call, int64_t num_rows, void* memory) {
         const int64_t d = call.feature_size, e = padded_values<T>(call.value_size);
@@ -162,18 +184,33 @@ template <class T> struct Workspace {
             next += (count * sizeof(T) + 63) / 64 * 64 / sizeof(T);
             return out;
         };
-        s = take(kGroupRows * kBlockKeys), q = take(num_rows * d), k = take(kBlockKeys * d), v = take(kBlockKeys * e);
-        sums = take(num_rows * e), shrink = take(kGroupRows);
+        const bool pairs = is_paired<T>(call);
+        s = take(kMostGroupRows * kBlockKeys), q = take(num_rows * d);
+        k = take(pairs ? 0 : kBlockKeys * d), v = take(pairs ? 0 : kBlockKeys * e);
+        sums = take(num_rows * e), shrink = take(kMostGroupRows);
         T* fields = take(RowState<T>::kFields * num_rows);
         buckets = take(num_rows * call.num_buckets);
         auto* places = reinterpret_cast<int64_t*>(next);
         rows.point(fields, places, num_rows);
         keeps = reinterpret_cast<uint8_t*>(places + num_rows);
-        k_scales = reinterpret_cast<float*>(keeps + kGroupRows * kBlockKeys), v_scales = k_scales + kBlockKeys;
+        k_scales = reinterpret_cast<float*>(keeps + kMostGroupRows * kBlockKeys), v_scales = k_scales + kBlockKeys;
         k_codes = reinterpret_cast<int8_t*>(v_scales + kBlockKeys);
         v_codes = k_codes + kBlockKeys * code_bytes(call.feature_size);
-        const auto after = reinterpret_cast<uintptr_t>(keeps + kGroupRows * kBlockKeys) + coded(call);
-        terms.memory = reinterpret_cast<char*>((after + 63) / 64 * 64);
+        const auto after = reinterpret_cast<uintptr_t>(keeps + kMostGroupRows * kBlockKeys) + coded(call);
+        auto* bytes = reinterpret_cast<char*>((after + 63) / 64 * 64);
+        if (pairs) {
+            const int64_t depth = rounded_up(d, kPairStep);
+            const auto take_pairs = [&bytes](int64_t count) {
+                auto* out = reinterpret_cast<uint16_t*>(bytes);
+                bytes += (2 * count + 63) / 64 * 64;
+                return out;
+            };
+            q_pairs = take_pairs(num_rows * depth), k_pairs = take_pairs(kBlockKeys * depth), v_pairs = take_pairs(kBlockKeys * e);
+            weights = take_pairs(kPairRows * kWeightStep);
+            odd_rows = reinterpret_cast<uint8_t*>(bytes), odd_keys = odd_rows + num_rows;
+            bytes += (num_rows + kBlockKeys + 63) / 64 * 64;
+        }
+        terms.memory = bytes;
     }
 };
 
@@ -183,24 +220,29 @@ template <class T> struct Chunk {
     const int64_t shared, row0, num_rows, num_keys;
     const int64_t d, e;  // feature size; value size, padded to whole panels
     const bool few, coded, opened;  // opened: codes are half bytes, which become bytes block by block
+    const bool paired;
+    const int group_size;
     const FoldHow how;
     const T unit;        // of scores: log2(e) where they are powers of two
+    T left_over = T(1);  // of products of pairs: the factor that their queries do not carry
     const Source keys, values;
     Workspace<T> work;
     int64_t packed_from = 0, num_packed = 0;  // of the block that was packed last
+    bool any_odd_key = false;
 
     Chunk(const Forward& c, int64_t problem, int64_t first, int64_t count, void* memory)
         : call(c), shared(problem), row0(first), num_rows(count), num_keys(c.keys.total()),
           d(c.feature_size), e(padded_values<T>(c.value_size)), few(is_few(c)),
-          coded(is_code(c.key_element)), opened(c.key_element == Element::code4),
+          coded(is_code(c.key_element)), opened(c.key_element == Element::code4), paired(is_paired<T>(c)),
+          group_size(group_rows_of<T>(c)),
           how{sizeof(T) == 4 && !c.scored && c.weighing == Weighing::softmax, c.entropy.data != nullptr,
               c.level.data != nullptr || c.argmax.data != nullptr},
           unit(how.powers_of_two ? static_cast<T>(kLog2E) : T(1)), keys(c, c.k, c.key_element, c.placed.k_page, problem),
-          values(c, c.v, c.key_element, c.placed.v_page, problem), work(c, rounded_up(count, kGroupRows), memory) {
-        const T factor = static_cast<T>(c.scale) * unit;
+          values(c, c.v, c.key_element, c.placed.v_page, problem), work(c, rounded_up(count, group_size), memory) {
+        const T factor = paired ? split_factor(static_cast<T>(c.scale) * unit) : static_cast<T>(c.scale) * unit;
         for (int64_t n = 0; n < num_rows; ++n)
             read_features<T>(c.element, item_at(c, c.rows, c.q, c.element, problem, first + n), d, c.q.last, factor, work.q + n * d);
-        const int64_t all = rounded_up(num_rows, kGroupRows);
+        const int64_t all = rounded_up(num_rows, group_size);
         memset(work.q + num_rows * d, 0, sizeof(T) * (all - num_rows) * d);
         memset(work.sums, 0, sizeof(T) * all * e);
         memset(work.buckets, 0, sizeof(T) * num_rows * c.num_buckets);
@@ -208,6 +250,8 @@ template <class T> struct Chunk {
             const T* sink = c.sink.data ? Items<const T>(c, c.rows, c.sink, problem, first + n)(0) : nullptr;
             reset_row<T>(work.rows, n, sink, unit);
         }
+        if constexpr (kHasPairs && sizeof(T) == 4)
+            if (paired) pair_queries(all);
     }
 
     int64_t terms_shared() const { return call.terms_shared ? shared % call.terms_shared : shared; }
@@ -263,8 +307,8 @@ template <class T> struct Chunk {
         const bool in_place = reads_in_place(whole);
         Kept kept[kMostChunkRows / kGroupRows];
         int64_t low = count, high = 0;  // of all groups
-        for (int64_t row = 0; row < num_rows; row += kGroupRows) {
-            Kept& of = kept[row / kGroupRows];
+        for (int64_t row = 0; row < num_rows; row += group_size) {
+            Kept& of = kept[row / group_size];
             of.whole = whole;
             const auto ask = [&](int64_t key, int64_t width) { return verdict(row, group_rows(row), key0 + key, width); };
             of.any = kept_stretch(ask, count, of.first, of.last, of.whole);
@@ -276,13 +320,13 @@ template <class T> struct Chunk {
         bool finite = !coded || load_codes(key0, count);
         packed_from = low / kCols<T> * kCols<T>, num_packed = high - packed_from;
         if (!in_place) finite &= pack(key0);
-        for (int64_t row = 0; row < num_rows; row += kGroupRows) {
-            const Kept& of = kept[row / kGroupRows];
+        for (int64_t row = 0; row < num_rows; row += group_size) {
+            const Kept& of = kept[row / group_size];
             if (of.any) group(row, group_rows(row), key0, count, of, in_place, finite);
         }
     }
 
-    int group_rows(int64_t row) const { return static_cast<int>(num_rows - row < kGroupRows ? num_rows - row : kGroupRows); }
+    int group_rows(int64_t row) const { return static_cast<int>(num_rows - row < group_size ? num_rows - row : group_size); }
 
     // Packs what some group keeps of the block; returns whether every element of these values is finite. Memory is asked
     // meanwhile: for values while keys are packed, and while values are for the keys of the next block.
@@ -300,6 +344,14 @@ template <class T> struct Chunk {
                 if (next < num_keys) ask_for(keys.at(next), key_bytes);
                 return static_cast<const E*>(value_of(key0, packed_from + n));
             };
+            if constexpr (kHasPairs && sizeof(E) == 2 && sizeof(T) == 4) {
+                if (paired) {
+                    const int64_t room = rounded_up(num_packed, kPairStep);
+                    any_odd_key = pack_pairs_across(key_at, num_packed, room, d, call.k.last, work.k_pairs, work.odd_keys);
+                    finite = pack_pairs_along(value_at, num_packed, room, call.value_size, call.v.last, work.v_pairs);
+                    return;
+                }
+            }
             pack_across<T, E>(key_at, num_packed, d, call.k.last, work.k);
             finite = pack_along<T, E, true>(value_at, num_packed, num_packed, call.value_size, call.v.last, T(1), work.v);
         };
@@ -362,6 +414,8 @@ template <class T> struct Chunk {
                                       work.s, kBlockKeys);
             };
             by_key_element<T>(call.key_element, go);
+        } else if (paired) {
+            if constexpr (kHasPairs && sizeof(T) == 4) pair_scores(row, rows, key0, left, right);
         } else {
             for (int64_t column = left; column < right; column += kCols<T>)
                 for (int tile = 0; tile < tiles; ++tile)
@@ -383,8 +437,8 @@ template <class T> struct Chunk {
             fold_sigmoid<T>(work.rows, row, rows, work.s, kBlockKeys, left, right, key0, static_cast<T>(call.bias),
                             how.place, work.shrink);
         else
-            fold<T>(work.rows, row, rows, work.s, kBlockKeys, left, right, key0, how, work.shrink);
-        for (int r = rows; r < kGroupRows; ++r) work.shrink[r] = T(0);
+            fold<T>(work.rows, row, rows, work.s, kBlockKeys, left, right, key0, call.scored ? T(1) : left_over, how, work.shrink);
+        for (int r = rows; r < group_size; ++r) work.shrink[r] = T(0);
         if (call.dropout > 0) drop_weights(row, rows, key0, first, last);
         if (call.num_buckets) add_buckets(row, rows, key0, first, last);
         if (coded) scale_weights(rows, first, last, finite);
@@ -398,13 +452,104 @@ template <class T> struct Chunk {
             return;
         }
         // Rows past the last one hold scores of queries that are 0; their sums are never read.
-        for (int64_t panel = 0; panel < e; panel += kCols<T>)
+        if (paired) {
+            if constexpr (kHasPairs && sizeof(T) == 4) pair_sums(row, rows, left, right);
+        } else {
+            for (int64_t panel = 0; panel < e; panel += kCols<T>)
             for (int tile = 0; tile < tiles; ++tile)
                 rescaled_product<T>(last - first, work.s + tile * kBlockRows * kBlockKeys + first, kBlockKeys, 1,
                                     work.v + panel * num_packed + (first - packed_from) * kCols<T>,
                                     work.sums + (row + tile * kBlockRows) * e + panel, e,
                                     work.shrink + tile * kBlockRows);
+        }
         if (!coded && !finite) add_odd(row, rows, key0, first, last);
+    }
+
+    // A factor in two: a power of two that queries can carry, as it is given back, and the rest, which is left over.
+    T split_factor(T factor) {
+        int exponent = 0;
+        const T size = __builtin_frexp(factor < T(0) ? -factor : factor, &exponent);
+        if (!(size > T(0)) || size - size != T(0)) return factor;
+        exponent = exponent > 1 ? 0 : exponent < -120 ? -120 : exponent - 1;  // a query must not become infinite or subnormal
+        const T power = static_cast<T>(__builtin_ldexp(1.0, exponent));
+        left_over = (factor < T(0) ? -factor : factor) / power;
+        return factor < T(0) ? -power : power;
+    }
+
+    // Queries as bfloat16: what they are times a power of two, which rounds nothing but what becomes subnormal.
+    void pair_queries(int64_t all) {
+        const int64_t depth = rounded_up(d, kPairStep);
+        memset(work.q_pairs, 0, 2 * all * depth);
+        for (int64_t n = 0; n < num_rows; ++n) {
+            const float* q = work.q + n * d;
+            uint16_t* to = work.q_pairs + n * depth;
+            vi tiny = {};
+            int64_t f = 0;
+            for (; f + 2 * kLanes <= d; f += 2 * kLanes) {
+                const vf low = load<float>(q + f), high = load<float>(q + f + kLanes);
+                tiny |= is_subnormal(low) | is_subnormal(high);
+                narrow_pairs(to + f, low, high);
+            }
+            int32_t odd = sum_lanes<int32_t>(tiny);
+            for (; f < d; ++f) {
+                to[f] = narrowed<BF16>(q[f]).bits;
+                odd |= q[f] != 0.0f && (to[f] & 0x7fffu) < kPairNormal;
+            }
+            work.odd_rows[n] = odd != 0;
+        }
+    }
+
+    void pair_scores(int64_t row, int rows, int64_t key0, int64_t left, int64_t right) {
+        const int64_t depth = rounded_up(d, kPairStep);
+        for (int64_t column = left; column < right; column += 2 * kPairCols) {
+            const uint16_t *a = work.q_pairs + row * depth, *b = work.k_pairs + (column - packed_from) * depth;
+            if (rows > kPairRows / 2)
+                pair_product<false, true>(depth, a, depth, b, kPairCols * depth, work.s + column, kBlockKeys);
+            else
+                pair_product<false, false>(depth, a, depth, b, kPairCols * depth, work.s + column, kBlockKeys);
+        }
+        bool any = any_odd_key;
+        for (int r = 0; r < rows; ++r) any |= work.odd_rows[row + r] != 0;
+        if (any) score_odd(row, rows, key0);
+        if (call.scored || call.weighing == Weighing::sigmoid)
+            for (int r = 0; r < rows; ++r)
+                for (int64_t n = left; n < right; ++n) work.s[r * kBlockKeys + n] *= left_over;
+    }
+
+    // Scores of rows and keys that products of pairs take for 0 in part, one by one.
+    void score_odd(int64_t row, int rows, int64_t key0) {
+        for (int64_t n = 0; n < num_packed; ++n) {
+            const auto* key = static_cast<const BF16*>(key_of(key0, packed_from + n));
+            for (int r = 0; r < rows; ++r) {
+                if (!work.odd_keys[n] && !work.odd_rows[row + r]) continue;
+                const T* q = work.q + (row + r) * d;
+                T sum = T(0);
+                for (int64_t f = 0; f < d; ++f) sum += q[f] * static_cast<T>(widened(key[f * call.k.last]));
+                work.s[r * kBlockKeys + packed_from + n] = sum;
+            }
+        }
+    }
+
+    void pair_sums(int64_t row, int rows, int64_t left, int64_t right) {
+        const bool two = rows > kPairRows / 2;
+        const int all = two ? kPairRows : kPairRows / 2;
+        for (int r = 0; r < all; ++r) {
+            for (int64_t n = left; n < right; n += 2 * kLanes)
+                narrow_pairs(work.weights + r * kWeightStep + n, load<float>(work.s + r * kBlockKeys + n),
+                             load<float>(work.s + r * kBlockKeys + n + kLanes));
+            T* sums = work.sums + (row + r) * e;
+            const vf factor = splat<float>(work.shrink[r]);
+            for (int64_t f = 0; f < e; f += kLanes) store<float>(sums + f, load<float>(sums + f) * factor);
+        }
+        const int64_t room = rounded_up(num_packed, kPairStep);
+        for (int64_t f = 0; f < e; f += 2 * kPairCols) {
+            const uint16_t *a = work.weights + left, *b = work.v_pairs + f * room + (left - packed_from) * kPairCols;
+            T* sums = work.sums + row * e + f;
+            if (two)
+                pair_product<true, true>(right - left, a, kWeightStep, b, kPairCols * room, sums, e);
+            else
+                pair_product<true, false>(right - left, a, kWeightStep, b, kPairCols * room, sums, e);
+        }
     }
 
     void note_kept(int rows, int64_t first, int64_t last) {
@@ -413,7 +558,14 @@ template <class T> struct Chunk {
                 work.keeps[r * kBlockKeys + n] = !(work.s[r * kBlockKeys + n] == -static_cast<T>(__builtin_inff()));
     }
 
-    // Values that are not finite, left out when V was packed, reach the rows that keep their key as arithmetic has it.
+    // Whether packing kept a value as it is.
+    QKV_INLINE bool is_packed(T x) const {
+        if (x - x != T(0)) return false;
+        const T size = x < T(0) ? -x : x;
+        return !paired || size == T(0) || size >= static_cast<T>(0x1p-100);
+    }
+
+    // Values that are not finite, or too small for pairs, left out when V was packed, reach the rows that keep their key as arithmetic has it.
     void add_odd(int64_t row, int rows, int64_t key0, int64_t first, int64_t last) {
         constexpr int64_t kPart = 64;
         const int64_t step = call.v.last * element_bytes(call.key_element);
@@ -426,7 +578,7 @@ template <class T> struct Chunk {
                     read_features<T>(call.key_element, value + f * step, left < kPart ? left : kPart, call.v.last, T(1), part);
                 }
                 const T x = part[f % kPart];
-                if (x - x == T(0)) continue;
+                if (is_packed(x)) continue;
                 for (int r = 0; r < rows; ++r)
                     if (work.keeps[r * kBlockKeys + n]) work.sums[(row + r) * e + f] += work.s[r * kBlockKeys + n] * x;
             }

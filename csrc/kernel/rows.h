@@ -75,7 +75,7 @@ QKV_INLINE void largest_of_rows(const T* s, int64_t stride, int count, int64_t f
 
 // The first key with the row's largest score; the first NaN where there is one.
 template <class T> static void note_place(const RowState<T>& rows, int64_t r, const T* s, int64_t first, int64_t last,
-                                          int64_t key0, T best) {
+                                          int64_t key0, T factor, T best) {
     const bool was_nan = rows.best[r] != rows.best[r];
     if (was_nan) return;
     for (int64_t n = first; n < last; ++n) {
@@ -85,28 +85,29 @@ template <class T> static void note_place(const RowState<T>& rows, int64_t r, co
             return;
         }
     }
-    if (!(best > rows.best[r])) return;
+    if (!(best * factor > rows.best[r])) return;
     for (int64_t n = first; n < last; ++n) {
         if (s[n] == best) {
             rows.where[r] = key0 + n;
             break;
         }
     }
-    rows.best[r] = best;
+    rows.best[r] = best * factor;
 }
 
-// A row's scores become weights; the lanes' sums of weights, and of weights times how far below the level they are.
+// A row's scores, times a factor, become weights; the lanes' sums of weights, and of weights times how far below the level
+// they are.
 template <class T, bool PowersOfTwo, bool Spread>
-QKV_INLINE Vec<T> weigh_row(T* s, int64_t first, int64_t last, T level, Vec<T>& moment) {
+QKV_INLINE Vec<T> weigh_row(T* s, int64_t first, int64_t last, T factor, T level, Vec<T>& moment) {
     constexpr int W = Lanes<T>::count;
-    const Vec<T> base = splat<T>(level);
+    const Vec<T> base = splat<T>(level), scale = splat<T>(factor);
     Vec<T> sum = {}, other = {};
     int64_t n = first;
     if constexpr (!Spread) {
         for (; n + kAtOnce * W <= last; n += kAtOnce * W) {
             Vec<T> x[kAtOnce];
 #pragma GCC unroll 8
-            for (int m = 0; m < kAtOnce; ++m) x[m] = load<T>(s + n + m * W) - base;
+            for (int m = 0; m < kAtOnce; ++m) x[m] = load<T>(s + n + m * W) * scale - base;
             if constexpr (PowersOfTwo)
                 powers_of_two<kAtOnce>(x);
             else
@@ -119,7 +120,7 @@ QKV_INLINE Vec<T> weigh_row(T* s, int64_t first, int64_t last, T level, Vec<T>& 
         }
     }
     for (; n < last; n += W) {
-        const Vec<T> below = load<T>(s + n) - base;
+        const Vec<T> below = load<T>(s + n) * scale - base;
         const Vec<T> a = weight_of<T, PowersOfTwo>(below);
         store<T>(s + n, a);
         sum += a;
@@ -129,10 +130,11 @@ QKV_INLINE Vec<T> weigh_row(T* s, int64_t first, int64_t last, T level, Vec<T>& 
 }
 
 // Scores of `count` rows, from column `first` to `last` (multiples of a vector, padded with -inf), become weights.
-// `shrink[r]` is the factor of the row's sums so far; `key0` the key of column 0.
+// Scores count `factor` times, which is more than 0. `shrink[r]` is the factor of the row's sums so far; `key0` the key of
+// column 0.
 template <class T, bool PowersOfTwo, bool Spread>
 QKV_INLINE void fold_how(const RowState<T>& rows, int64_t row0, int count, T* s, int64_t stride, int64_t first,
-                         int64_t last, int64_t key0, bool place, T* shrink) {
+                         int64_t last, int64_t key0, T factor, bool place, T* shrink) {
     constexpr int W = Lanes<T>::count;
     const T none = -static_cast<T>(__builtin_inff());
     for (int part = 0; part < count; part += W, s += W * stride, row0 += W, shrink += W) {
@@ -143,9 +145,9 @@ QKV_INLINE void fold_how(const RowState<T>& rows, int64_t row0, int count, T* s,
         for (int r = 0; r < some; ++r) {
             const int64_t row = row0 + r;
             if (place)
-                note_place<T>(rows, row, s + r * stride, first, last, key0, best[r]);
-            else
-                rows.best[row] = best[r] > rows.best[row] ? best[r] : rows.best[row];
+                note_place<T>(rows, row, s + r * stride, first, last, key0, factor, best[r]);
+            best[r] *= factor;
+            if (!place) rows.best[row] = best[r] > rows.best[row] ? best[r] : rows.best[row];
             const T before = rows.level[row], level = best[r] > before ? best[r] : before;
             base[r] = level == none ? T(0) : level;
             moved[r] = before - base[r];
@@ -157,7 +159,7 @@ QKV_INLINE void fold_how(const RowState<T>& rows, int64_t row0, int count, T* s,
         Vec<T> sums[W], moments[W];
         for (int r = 0; r < W; ++r) {
             moments[r] = Vec<T>{};
-            sums[r] = r < some ? weigh_row<T, PowersOfTwo, Spread>(s + r * stride, first, last, base[r], moments[r])
+            sums[r] = r < some ? weigh_row<T, PowersOfTwo, Spread>(s + r * stride, first, last, factor, base[r], moments[r])
                                : Vec<T>{};
         }
         store<T>(mass, sums_of<T>(sums));
@@ -176,16 +178,16 @@ QKV_INLINE void fold_how(const RowState<T>& rows, int64_t row0, int count, T* s,
 
 template <class T>
 static void fold(const RowState<T>& rows, int64_t row0, int count, T* s, int64_t stride, int64_t first, int64_t last,
-                 int64_t key0, FoldHow how, T* shrink) {
+                 int64_t key0, T factor, FoldHow how, T* shrink) {
     if (how.powers_of_two) {
         if (how.spread)
-            fold_how<T, true, true>(rows, row0, count, s, stride, first, last, key0, how.place, shrink);
+            fold_how<T, true, true>(rows, row0, count, s, stride, first, last, key0, factor, how.place, shrink);
         else
-            fold_how<T, true, false>(rows, row0, count, s, stride, first, last, key0, how.place, shrink);
+            fold_how<T, true, false>(rows, row0, count, s, stride, first, last, key0, factor, how.place, shrink);
     } else if (how.spread) {
-        fold_how<T, false, true>(rows, row0, count, s, stride, first, last, key0, how.place, shrink);
+        fold_how<T, false, true>(rows, row0, count, s, stride, first, last, key0, factor, how.place, shrink);
     } else {
-        fold_how<T, false, false>(rows, row0, count, s, stride, first, last, key0, how.place, shrink);
+        fold_how<T, false, false>(rows, row0, count, s, stride, first, last, key0, factor, how.place, shrink);
     }
 }
 
@@ -205,7 +207,7 @@ static void fold_sigmoid(const RowState<T>& rows, int64_t row0, int count, T* s,
         T* row = s + r * stride;
         const T best = largest_lane<T>(largest_of<T>(row, first, last));
         if (place)
-            note_place<T>(rows, row0 + r, row, first, last, key0, best);
+            note_place<T>(rows, row0 + r, row, first, last, key0, T(1), best);
         else if (best > rows.best[row0 + r])
             rows.best[row0 + r] = best;
         for (int64_t n = first; n < last; n += W) {

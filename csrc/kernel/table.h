@@ -22,6 +22,7 @@ extern const Target table;
 constinit const Target table{
     .name = QKV_TEXT(QKV_TARGET),
     .num_lanes = kLanes,
+    .rounds_weights = kHasPairs,
     .forward_schedule = forward_schedule,
     .forward_task = forward_task,
     .forward_merge = forward_merge,

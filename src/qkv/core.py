@@ -62,14 +62,14 @@ def cpu_sizes() -> dict[str, int]:
 def cpu_target() -> str:
     """Return the name of the instruction set whose kernels the strategy ``cpu`` runs.
 
-    One of ``avx512bf16``, ``avx512``, ``avx2``, ``neon`` and ``portable``: the best that this build contains, this
-    processor offers and the operating system supports. It is chosen once in a process. The environment variable
+    One of ``amx``, ``avx512bf16``, ``avx512``, ``avx2``, ``neon`` and ``portable``: the best that this build contains,
+    this processor offers and the operating system supports. It is chosen once in a process. The environment variable
     ``QKV_CPU_TARGET``, set before the first call that needs it, forces one by name.
 
     Raises ``TargetError`` when that variable names a target that does not exist or cannot run here, and
     ``ImportError`` when the compiled core is not built.
 
-    >>> qkv.cpu_target() in {"avx512bf16", "avx512", "avx2", "neon", "portable", "wide"}
+    >>> qkv.cpu_target() in {"amx", "avx512bf16", "avx512", "avx2", "neon", "portable", "wide"}
     True
     """
     return loaded().cpu_target()

@@ -53,8 +53,20 @@ def test_sizes_are_plausible() -> None:
     assert sizes["cache_line_bytes"] in {0, 32, 64, 128, 256}
 
 
-TARGETS = ["avx512bf16", "avx512", "avx2", "neon", "portable", "wide"]  # best first; the last only when named
+TARGETS = ["amx", "avx512bf16", "avx512", "avx2", "neon", "portable", "wide"]  # best first; the last only when named
 NEEDS = {
+    "amx": {
+        "amx_tile",
+        "amx_bf16",
+        "avx512_bf16",
+        "avx512f",
+        "avx512bw",
+        "avx512dq",
+        "avx512vl",
+        "avx2",
+        "fma",
+        "f16c",
+    },
     "avx512bf16": {"avx512_bf16", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"},
     "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"},
     "avx2": {"avx2", "fma", "f16c"},

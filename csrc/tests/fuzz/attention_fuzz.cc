@@ -3,7 +3,7 @@
 // Tensors and scratch lie in memory of exactly their size, so that a sanitizer sees every stray access. Results are
 // bit-equal for any number of threads and lie within first-order bounds of the definition in double (u is the unit
 // roundoff of the working type: a product of d terms errs by d u, an exponential by its argument's error, sums of n
-// weights by n u). Dropped keys hold NaN in some cases, and no result may. Keys are read where strides say, and in some
+// weights by n u; weights that a target rounds to bfloat16 err by its unit roundoff). Dropped keys hold NaN in some cases, and no result may. Keys are read where strides say, and in some
 // cases again from a ring, from pages, or as codes whose values are the same.
 #include <algorithm>
 #include <cmath>
@@ -353,6 +353,21 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         };
         k.fill(code), v.fill(code);
     }
+    if (!placed && call.element == Element::bf16 && in.one_in(3)) {
+        // Subnormal numbers beside large ones, which some products take for 0; and a feature of very small values.
+        const int64_t faint = in.range(0, 3), every = in.range(1, 3);
+        const auto beside = [&](const Tensor& large, int64_t count, const Tensor& small, int64_t other) {
+            for (int64_t b = 0; b < S; ++b) {
+                for (int64_t n = 0; n < count; ++n) large.set(b, n, 0, n % every ? 0.0 : std::ldexp(numbers.real(), 121));
+                for (int64_t n = 0; n < other; ++n) small.set(b, n, 0, n % every ? 0.0 : std::ldexp(numbers.real(), -129));
+            }
+        };
+        if (faint == 0) beside(q, R, k, K);
+        if (faint == 1) beside(k, K, q, R);
+        if (faint > 1)
+            for (int64_t b = 0; b < S; ++b)
+                for (int64_t n = 0; n < K; ++n) v.set(b, n, 0, std::ldexp(numbers.real(), faint == 2 ? -129 : -115));
+    }
     BoundCase terms;  // terms are bound to coordinates that have a size
     if (K > 0 && in.one_in(2)) {
         terms = make_terms(in, call);
@@ -468,6 +483,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     for (const TargetRow* row : usable_targets(target_rows(), cpu_features())) {
         run_both(*row->table, call, {&out, &lse_out, &level_out, &entropy_out});
         run_both(*row->table, back, {&dq, &dk, &dv});
+        const double weights = row->table->rounds_weights && call.element == Element::bf16 && written == Element::bf16 ? rounding : 0;
         if (call.dropout > 0) continue;  // which pairs are dropped is compared with the other strategies, in Python
         const auto check_rows = [&] {
             for (int64_t m = 0; m < S * R; ++m) {
@@ -475,7 +491,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                 for (int64_t f = 0; f < E; ++f) {
                     double wanted = 0, sizes = 0;
                     for (int64_t n = 0; n < K; ++n) wanted += p[at(m * K + n)] * value(b, n, f), sizes += p[at(m * K + n)] * std::abs(value(b, n, f));
-                    near(out.get(b, r, f), wanted, 2 * error[at(m)] * sizes + rounding * std::abs(wanted) + least);
+                    near(out.get(b, r, f), wanted, (2 * error[at(m)] + weights) * sizes + rounding * std::abs(wanted) + least);
                 }
                 if (softmax) near(lse_out.get(b, r, 0), lse[at(m)], error[at(m)] + 4 * u * std::abs(lse[at(m)]));
                 if (call.level.data) near(level_out.get(b, r, 0), best[at(m)], error[at(m)]);

@@ -41,9 +41,10 @@ ROUNDOFF: dict[torch.dtype, float] = {
     torch.float16: 2.0**-11,
     torch.bfloat16: 2.0**-8,
 }
-#: half the distance between subnormals: what rounding can lose below the normal numbers, where it is not relative
+#: half the distance between subnormals: what rounding can lose below the normal numbers, where it is not relative; of
+#: float64 the whole distance, because the oracle is made of them too and loses its own half
 UNDERFLOW: dict[torch.dtype, float] = {
-    torch.float64: 2.0**-1075,
+    torch.float64: 2.0**-1074,
     torch.float32: 2.0**-150,
     torch.float16: 2.0**-25,
     torch.bfloat16: 2.0**-134,

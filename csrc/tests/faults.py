@@ -35,6 +35,7 @@ SOURCES = [
     "targets.cc",
 ]
 NUM_INPUTS = "400"
+PAIRS = ("-DQKV_LANES=16", "-DQKV_PAIRS")  # the logic of bfloat16 in pairs, on any machine
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,11 @@ class Fault:
     file: str
     before: str
     after: str
+    flags: tuple[str, ...] = ()  # what the portable target is made with
 
 
 FORWARD, ENTRY, BACKWARD = "kernel/forward.h", "kernel/entry.h", "kernel/backward.h"
+PAIRED = "kernel/pairs.h"
 PLACES, GEMM, ROWS, TERMS, IN_PLACE = (
     "kernel/places.h",
     "kernel/gemm.h",
@@ -172,6 +175,44 @@ FAULTS = [
         "work.keeps[r * kBlockKeys + n] ? s[n] * work.v_scales[n] : T(0);",
         "s[n] * work.v_scales[n];",
     ),
+    Fault(
+        "values too small for pairs are lost",
+        FORWARD,
+        "return !paired || size == T(0) || size >= static_cast<T>(0x1p-100);",
+        "return true;",
+        PAIRS,
+    ),
+    Fault(
+        "what a query's power of two leaves over is lost",
+        FORWARD,
+        "call.scored ? T(1) : left_over, how",
+        "T(1), how",
+        PAIRS,
+    ),
+    Fault(
+        "scores of pairs meet their terms without the rest of their scale",
+        FORWARD,
+        "work.s[r * kBlockKeys + n] *= left_over;",
+        "work.s[r * kBlockKeys + n] *= T(1);",
+        PAIRS,
+    ),
+    Fault(
+        "the lower rows of a group have no sums",
+        FORWARD,
+        "const bool two = rows > kPairRows / 2;",
+        "const bool two = false;",
+        PAIRS,
+    ),
+    Fault(
+        "the last feature of an odd count is lost",
+        PAIRED,
+        "n < count && f < features ? from[n]",
+        "n < count && f < features - features % 2 ? from[n]",
+        PAIRS,
+    ),
+    Fault(
+        "sums of pairs are not rescaled", FORWARD, "load<float>(sums + f) * factor);", "load<float>(sums + f));", PAIRS
+    ),
     Fault("delta is not subtracted", BACKWARD, "p * (load<T>(g + n) - delta);", "p * (load<T>(g + n) - T(0) * delta);"),
     Fault(
         "the queries' gradient is not scaled",
@@ -233,14 +274,21 @@ def base() -> list[Path]:
         jobs.append((source, BUILD / f"{source.name}.o"))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda job: compile_to(*job, f"-I{csrc}", f"-I{tests}"), jobs))
-        list(pool.map(lambda terms: portable(csrc, BUILD, terms=terms), (False, True)))
+        kinds = [(terms, flags) for flags in ((), PAIRS) for terms in (False, True)]
+        list(pool.map(lambda kind: portable(csrc, BUILD, terms=kind[0], flags=kind[1]), kinds))
     return [BUILD / f"{name}.o" for name in SOURCES]
 
 
-def portable(csrc: Path, to: Path, *, terms: bool) -> None:
-    """The portable kernels of a source tree, or their terms."""
-    name, more = ("terms.o", ["-DQKV_TERMS_ALONE"]) if terms else ("kernels.o", [])
-    compile_to(csrc / "targets" / "portable.cc", to / name, *more)
+def portable(csrc: Path, to: Path, *, terms: bool, flags: tuple[str, ...]) -> Path:
+    """The portable kernels of a source tree, or their terms, made with these flags: the object file."""
+    made = object_of(to, terms=terms, flags=flags)
+    compile_to(csrc / "targets" / "portable.cc", made, *flags, *(["-DQKV_TERMS_ALONE"] if terms else []))
+    return made
+
+
+def object_of(tree: Path, *, terms: bool, flags: tuple[str, ...]) -> Path:
+    """Where such an object file lies."""
+    return tree / f"{'terms' if terms else 'kernels'}{'_pairs' if flags else ''}.o"
 
 
 def noticed(tree: Path, kernels: Path, terms: Path, common: list[Path]) -> str | None:
@@ -267,9 +315,9 @@ def plant(fault: Fault, common: list[Path]) -> str | None:
         raise SystemExit(f"{fault.name}: {fault.file} has {text.count(fault.before)} times, not once:\n{fault.before}")
     file.write_text(text.replace(fault.before, fault.after))
     terms = fault.file == TERMS
-    portable(tree / "csrc", tree, terms=terms)
-    kernels, of_terms = (BUILD / "kernels.o", tree / "terms.o") if terms else (tree / "kernels.o", BUILD / "terms.o")
-    found = noticed(tree, kernels, of_terms, common)
+    made = portable(tree / "csrc", tree, terms=terms, flags=fault.flags)
+    other = object_of(BUILD, terms=not terms, flags=fault.flags)
+    found = noticed(tree, *((other, made) if terms else (made, other)), common)
     shutil.rmtree(tree)
     return found
 
@@ -285,9 +333,11 @@ def main() -> int:
         print("\n".join(fault.name for fault in faults))
         return 0
     common = base()
-    sound = noticed(BUILD, BUILD / "kernels.o", BUILD / "terms.o", common)
-    if sound is not None:
-        raise SystemExit(f"{sound} fails without a fault")
+    for flags in {(), *(fault.flags for fault in faults)}:
+        kernels, terms = (object_of(BUILD, terms=terms, flags=flags) for terms in (False, True))
+        sound = noticed(BUILD, kernels, terms, common)
+        if sound is not None:
+            raise SystemExit(f"{sound} fails without a fault")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = list(pool.map(lambda fault: plant(fault, common), faults))
     for fault, by in zip(faults, found, strict=True):

@@ -332,6 +332,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     switch (in.range(0, 11)) {  // so many keys, or rows, that the work of one problem is cut
         case 0: call.keys.size[0] = in.range(2048, 2600), call.keys.count = 1; break;
         case 1: call.rows.size[0] = in.range(390, 800), call.rows.count = 1, call.keys.size[0] = in.range(1, 9), call.keys.count = 1; break;
+        case 2:  // rows of more than one tile that go from block to block
+            call.rows.size[0] = in.range(9, 40), call.rows.count = 1, call.keys.size[0] = in.range(257, 600), call.keys.count = 1;
+            call.shared.count = 1, call.shared.size[0] = 1;
+            break;
         default: break;
     }
     for (int64_t* run : {&call.rows.size[call.rows.count - 1], &call.shared.size[call.shared.count - 1]}) {

@@ -456,11 +456,11 @@ template <class T> struct Chunk {
             if constexpr (kHasPairs && sizeof(T) == 4) pair_sums(row, rows, left, right);
         } else {
             for (int64_t panel = 0; panel < e; panel += kCols<T>)
-            for (int tile = 0; tile < tiles; ++tile)
-                rescaled_product<T>(last - first, work.s + tile * kBlockRows * kBlockKeys + first, kBlockKeys, 1,
-                                    work.v + panel * num_packed + (first - packed_from) * kCols<T>,
-                                    work.sums + (row + tile * kBlockRows) * e + panel, e,
-                                    work.shrink + tile * kBlockRows);
+                for (int tile = 0; tile < tiles; ++tile)
+                    rescaled_product<T>(last - first, work.s + tile * kBlockRows * kBlockKeys + first, kBlockKeys, 1,
+                                        work.v + panel * num_packed + (first - packed_from) * kCols<T>,
+                                        work.sums + (row + tile * kBlockRows) * e + panel, e,
+                                        work.shrink + tile * kBlockRows);
         }
         if (!coded && !finite) add_odd(row, rows, key0, first, last);
     }
@@ -537,18 +537,22 @@ template <class T> struct Chunk {
             for (int64_t n = left; n < right; n += 2 * kLanes)
                 narrow_pairs(work.weights + r * kWeightStep + n, load<float>(work.s + r * kBlockKeys + n),
                              load<float>(work.s + r * kBlockKeys + n + kLanes));
-            T* sums = work.sums + (row + r) * e;
-            const vf factor = splat<float>(work.shrink[r]);
-            for (int64_t f = 0; f < e; f += kLanes) store<float>(sums + f, load<float>(sums + f) * factor);
         }
         const int64_t room = rounded_up(num_packed, kPairStep);
         for (int64_t f = 0; f < e; f += 2 * kPairCols) {
             const uint16_t *a = work.weights + left, *b = work.v_pairs + f * room + (left - packed_from) * kPairCols;
-            T* sums = work.sums + row * e + f;
+            // Apart from the sums so far: what is subnormal there, such products would take for 0.
+            alignas(64) T part[kPairRows * 2 * kPairCols];
             if (two)
-                pair_product<true, true>(right - left, a, kWeightStep, b, kPairCols * room, sums, e);
+                pair_product<false, true>(right - left, a, kWeightStep, b, kPairCols * room, part, 2 * kPairCols);
             else
-                pair_product<true, false>(right - left, a, kWeightStep, b, kPairCols * room, sums, e);
+                pair_product<false, false>(right - left, a, kWeightStep, b, kPairCols * room, part, 2 * kPairCols);
+            for (int r = 0; r < all; ++r) {
+                T* sums = work.sums + (row + r) * e + f;
+                const vf factor = splat<float>(work.shrink[r]);
+                for (int n = 0; n < 2 * kPairCols; n += kLanes)
+                    store<float>(sums + n, load<float>(sums + n) * factor + load<float>(part + r * 2 * kPairCols + n));
+            }
         }
     }
 

@@ -211,7 +211,11 @@ FAULTS = [
         PAIRS,
     ),
     Fault(
-        "sums of pairs are not rescaled", FORWARD, "load<float>(sums + n) * factor + load", "load<float>(sums + n) + load", PAIRS
+        "sums of pairs are not rescaled",
+        FORWARD,
+        "load<float>(sums + n) * factor + load",
+        "load<float>(sums + n) + load",
+        PAIRS,
     ),
     Fault("delta is not subtracted", BACKWARD, "p * (load<T>(g + n) - delta);", "p * (load<T>(g + n) - T(0) * delta);"),
     Fault(

@@ -91,8 +91,8 @@ def test_the_document_says_what_sdpa_breaks() -> None:
     report, document = sdpa_report(), DOCUMENT.read_text(encoding="utf-8")
     found, written = table(str(report)), table(document)
     assert set(written) >= {"causal alignment", "NaN leaks", "no keys", "gradient NaN leaks", "nan that others keep"}
-    # how near a bfloat16 sum comes to its bound, which kernel runs for a layout, and whether a product of bfloat16 numbers
-    # takes subnormals for 0, depends on the processor
+    # how near a bfloat16 sum comes to its bound, which kernel runs for a layout, and whether products of bfloat16
+    # take subnormals for 0, depends on the processor
     for kind in set(written) | set(found):
         if kind not in ("gradient outside the bound", "contiguous twin", "outside the bound", "large logits"):
             assert found.get(kind) == written.get(kind), f"{report}"

@@ -504,9 +504,9 @@ template <class T> struct Chunk {
         for (int64_t column = left; column < right; column += 2 * kPairCols) {
             const uint16_t *a = work.q_pairs + row * depth, *b = work.k_pairs + (column - packed_from) * depth;
             if (rows > kPairRows / 2)
-                pair_product<false, true>(depth, a, depth, b, kPairCols * depth, work.s + column, kBlockKeys);
+                pair_product<true>(depth, a, depth, b, kPairCols * depth, work.s + column, kBlockKeys);
             else
-                pair_product<false, false>(depth, a, depth, b, kPairCols * depth, work.s + column, kBlockKeys);
+                pair_product<false>(depth, a, depth, b, kPairCols * depth, work.s + column, kBlockKeys);
         }
         bool any = any_odd_key;
         for (int r = 0; r < rows; ++r) any |= work.odd_rows[row + r] != 0;
@@ -544,9 +544,9 @@ template <class T> struct Chunk {
             // Apart from the sums so far: what is subnormal there, such products would take for 0.
             alignas(64) T part[kPairRows * 2 * kPairCols];
             if (two)
-                pair_product<false, true>(right - left, a, kWeightStep, b, kPairCols * room, part, 2 * kPairCols);
+                pair_product<true>(right - left, a, kWeightStep, b, kPairCols * room, part, 2 * kPairCols);
             else
-                pair_product<false, false>(right - left, a, kWeightStep, b, kPairCols * room, part, 2 * kPairCols);
+                pair_product<false>(right - left, a, kWeightStep, b, kPairCols * room, part, 2 * kPairCols);
             for (int r = 0; r < all; ++r) {
                 T* sums = work.sums + (row + r) * e + f;
                 const vf factor = splat<float>(work.shrink[r]);
@@ -569,7 +569,8 @@ template <class T> struct Chunk {
         return !paired || size == T(0) || size >= static_cast<T>(0x1p-100);
     }
 
-    // Values that are not finite, or too small for pairs, left out when V was packed, reach the rows that keep their key as arithmetic has it.
+    // Values left out when V was packed (not finite, or too small for pairs) reach the rows that keep their key as
+    // arithmetic has it.
     void add_odd(int64_t row, int rows, int64_t key0, int64_t first, int64_t last) {
         constexpr int64_t kPart = 64;
         const int64_t step = call.v.last * element_bytes(call.key_element);

@@ -1,4 +1,4 @@
-// Products of bfloat16 numbers in pairs, as processors with instructions for them have it: C += A B in floats.
+// Products of bfloat16 numbers in pairs, as processors with instructions for them have it: C = A B in floats.
 //
 // A is [row][depth] as it comes. B lies in panels of kPairCols columns, [panel][pair][column][2]: the two numbers of a
 // pair are neighbours along the depth. Depths are whole steps of kPairStep, filled up with 0. A product is exact and sums
@@ -47,26 +47,17 @@ class Tiles {
     Tiles& operator=(const Tiles&) = delete;
 };
 
-// C (+)= A B for 16 or 32 rows and 32 columns. Steps of rows and panels count numbers.
-template <bool Add, bool Two>
+// C = A B for 16 or 32 rows and 32 columns. Steps of rows and panels count numbers.
+template <bool Two>
 static void pair_product(int64_t depth, const uint16_t* a, int64_t a_row, const uint16_t* b, int64_t b_panel, float* c,
                          int64_t c_row) {
     const int64_t a_bytes = a_row * 2, c_bytes = c_row * 4;
     float* lower = c + 16 * c_row;
-    if constexpr (Add) {
-        _tile_loadd(0, c, c_bytes);
-        _tile_loadd(1, c + 16, c_bytes);
-        if constexpr (Two) {
-            _tile_loadd(2, lower, c_bytes);
-            _tile_loadd(3, lower + 16, c_bytes);
-        }
-    } else {
-        _tile_zero(0);
-        _tile_zero(1);
-        if constexpr (Two) {
-            _tile_zero(2);
-            _tile_zero(3);
-        }
+    _tile_zero(0);
+    _tile_zero(1);
+    if constexpr (Two) {
+        _tile_zero(2);
+        _tile_zero(3);
     }
     for (int64_t k = 0; k < depth; k += kPairStep, a += kPairStep, b += kPairStep / 2 * kPairPanel) {
         _tile_loadd(6, b, 64);
@@ -88,12 +79,14 @@ static void pair_product(int64_t depth, const uint16_t* a, int64_t a_row, const 
     }
 }
 
-#elif defined(QKV_PAIRS)
+#else
 class Tiles {
   public:
     explicit Tiles(bool) {}
 };
+#endif
 
+#if defined(QKV_PAIRS) && !defined(__AMX_BF16__)
 // sum + x y for 16 pairs.
 QKV_INLINE vf add_pairs(vf sum, vu x, vu y) {
 #if defined(__AVX512BF16__)
@@ -104,16 +97,12 @@ QKV_INLINE vf add_pairs(vf sum, vu x, vu y) {
 #endif
 }
 
-template <bool Add, bool Two>
+template <bool Two>
 static void pair_product(int64_t depth, const uint16_t* a, int64_t a_row, const uint16_t* b, int64_t b_panel, float* c,
                          int64_t c_row) {
     constexpr int Rows = 8;
     for (int row = 0; row < (Two ? 32 : 16); row += Rows, a += Rows * a_row, c += Rows * c_row) {
-        vf acc[Rows][2];
-#pragma GCC unroll 8
-        for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 2
-            for (int n = 0; n < 2; ++n) acc[r][n] = Add ? load<float>(c + r * c_row + n * kLanes) : vf{};
+        vf acc[Rows][2] = {};
         const uint16_t* right = b;
         for (int64_t k = 0; k < depth; k += 2, right += kPairPanel) {
             vu pairs[2];
@@ -134,11 +123,6 @@ static void pair_product(int64_t depth, const uint16_t* a, int64_t a_row, const 
             for (int n = 0; n < 2; ++n) store<float>(c + r * c_row + n * kLanes, acc[r][n]);
     }
 }
-#else
-class Tiles {
-  public:
-    explicit Tiles(bool) {}
-};
 #endif
 
 constexpr uint16_t kPairFinite = 0x7f80;    // magnitudes from here on are infinite or NaN

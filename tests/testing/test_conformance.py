@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from qkv.core import cpu_features
 from qkv.errors import SpecError
 from qkv.testing import (
     BACKWARD_FAULTS,
@@ -91,10 +92,14 @@ def test_the_document_says_what_sdpa_breaks() -> None:
     report, document = sdpa_report(), DOCUMENT.read_text(encoding="utf-8")
     found, written = table(str(report)), table(document)
     assert set(written) >= {"causal alignment", "NaN leaks", "no keys", "gradient NaN leaks", "nan that others keep"}
-    # how near a bfloat16 sum comes to its bound, which kernel runs for a layout, and whether products of bfloat16
-    # take subnormals for 0, depends on the processor
+    # how near a bfloat16 sum comes to its bound, and which kernel runs for a layout, depends on the processor
+    spared = {"gradient outside the bound", "contiguous twin"}
+    faint = {"outside the bound", "large logits"}  # products of bfloat16 take subnormals for 0, where there are any
+    if cpu_features()["avx512_bf16"] or cpu_features()["amx_bf16"]:
+        spared |= faint
+        assert all("torch.bfloat16" in finding.code for finding in report.failures if finding.kind in faint)
     for kind in set(written) | set(found):
-        if kind not in ("gradient outside the bound", "contiguous twin", "outside the bound", "large logits"):
+        if kind not in spared:
             assert found.get(kind) == written.get(kind), f"{report}"
         assert f"| {kind} |" in document
     assert all(finding.ratio < 2 for finding in report.of_kind("gradient outside the bound"))

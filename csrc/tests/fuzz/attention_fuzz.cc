@@ -3,8 +3,9 @@
 // Tensors and scratch lie in memory of exactly their size, so that a sanitizer sees every stray access. Results are
 // bit-equal for any number of threads and lie within first-order bounds of the definition in double (u is the unit
 // roundoff of the working type: a product of d terms errs by d u, an exponential by its argument's error, sums of n
-// weights by n u; weights that a target rounds to bfloat16 err by its unit roundoff). Dropped keys hold NaN in some cases, and no result may. Keys are read where strides say, and in some
-// cases again from a ring, from pages, or as codes whose values are the same.
+// weights by n u; weights that a target rounds to bfloat16 err by its unit roundoff). Dropped keys hold NaN in some
+// cases, and no result may. Keys are read where strides say, and in some cases again from a ring, from pages, or as codes
+// whose values are the same.
 #include <algorithm>
 #include <cmath>
 #include <cstring>

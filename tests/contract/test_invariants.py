@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 import qkv
 from qkv.testing import LAYOUTS, Sizes, fits, lay_out, oracle, worst_lse_ratio, worst_ratio
@@ -133,8 +134,25 @@ def test_thread_counts(strategy: str) -> None:
     weights = "linear" if strategy == "linear" else "softmax"
     problem = Problem(sizes, keep="causal", weights=weights, seed=SEED)
     found = [_on_threads(problem, strategy, threads) for threads in (1, 2, 5)]
+    # the gradients of `sdpa` are torch's, whose matrix products divide a sum among threads on some processors
+    compared = 1 if strategy == "sdpa" and not _torch_keeps_bits(problem.operands) else None
     for others in found[1:]:
-        assert all(a.equal(b) for a, b in zip(found[0], others, strict=True))
+        assert all(a.equal(b) for a, b in zip(found[0][:compared], others[:compared], strict=True))
+
+
+def _torch_keeps_bits(operands: tuple[Tensor, Tensor, Tensor]) -> bool:
+    """Whether torch's own SDPA has the same gradients on one thread and on several."""
+    found = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            q, k, v = (x.clone().requires_grad_() for x in operands)
+            output = scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+            found.append(torch.autograd.grad((output * _drawn(*output.shape)).sum(), [q, k, v]))
+    finally:
+        torch.set_num_threads(before)
+    return all(a.equal(b) for others in found[1:] for a, b in zip(found[0], others, strict=True))
 
 
 @pytest.mark.parametrize(

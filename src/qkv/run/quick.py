@@ -162,31 +162,14 @@ def remember(name: Alias, other: Alias | None, bound: Bound, plan: Plan, operand
     """Makes a call known after it ran, if it is one of those that can be."""
     lowered, spec = bound.lowered, bound.spec
     reads = lowered.sink is not None or bool(lowered.captured)
-    if (
-        plan.strategy != "cpu"
-        or bound.want
-        or bound.dropout
-        or bound.given
-        or spec.position is not None
-        or not isinstance(spec.weights, Softmax | Sigmoid)
-        or lowered.projections
-        or lowered.row_table is not None
-        or len(lowered.value_features) != 1
-        or any(x.data_ptr() != y.data_ptr() for x, y in zip((bound.q, bound.k, bound.v), operands, strict=True))
-    ):
-        return
-    job, shape = Pass.of(bound, bound.q.dtype), Shape.of(bound, bound.q, bound.v)
-    if shape.is_empty or (shape.num_rows <= FEW_ROWS and not bound.k.stride(-1) == bound.v.stride(-1) == 1):
+    shape = repeatable(bound, plan, operands)
+    if shape is None or bound.given:
         return
     seen = versions(bound)
     if len(seen) != len(lowered.captured):  # a tensor of inference mode does not say when it is written to
         return
-    views = {
-        "q": shape.by_row(bound.q, True),
-        "k": shape.by_key(bound.k),
-        "v": shape.by_key(bound.v),
-        "out": shape.by_row(output_like(job, shape, bound.q.dtype), True),
-    }
+    job = Pass.of(bound, bound.q.dtype)
+    views = viewed(job, shape)
     sink = None if lowered.sink is None else by_row(bound, lowered.sink, bound.working_dtype)
     if sink is not None:
         sink = sink.detach().to(bound.working_dtype).expand(shape.rows)
@@ -199,14 +182,47 @@ def remember(name: Alias, other: Alias | None, bound: Bound, plan: Plan, operand
     parts = () if reads else (*name.parts, *(() if other is None else other.parts))
     known = Known(call, terms, bound.frame.output.shape, bound.frame.dtype, parts, reading)
     if reads:  # the spec holds them: with the spec among their parts they would hold each other
-        _keep(spec.__dict__.setdefault("_calls", {}), name.key, known)
+        keep(spec.__dict__.setdefault("_calls", {}), name.key, known)
         return
     for each in (name, other):
         if each is not None:
-            _keep(_known, each.key, known)
+            keep(_known, each.key, known)
 
 
-def _keep(calls: Memory, key: tuple[Any, ...], known: Known) -> None:
+def repeatable(bound: Bound, plan: Plan, operands: tuple[Tensor, ...]) -> Shape | None:
+    """The shape of a call that the core can be given again with other addresses alone; None of any other call."""
+    lowered, spec = bound.lowered, bound.spec
+    if (
+        plan.strategy != "cpu"
+        or bound.want
+        or bound.dropout
+        or spec.position is not None
+        or not isinstance(spec.weights, Softmax | Sigmoid)
+        or lowered.projections
+        or lowered.row_table is not None
+        or len(lowered.value_features) != 1
+        or any(x.data_ptr() != y.data_ptr() for x, y in zip((bound.q, bound.k, bound.v), operands, strict=True))
+    ):
+        return None
+    shape = Shape.of(bound, bound.q, bound.v)
+    if shape.is_empty or (shape.num_rows <= FEW_ROWS and not bound.k.stride(-1) == bound.v.stride(-1) == 1):
+        return None
+    return shape
+
+
+def viewed(job: Pass, shape: Shape) -> dict[str, Any]:
+    """How the core walks through the operands and the output of such a call."""
+    bound = job.bound
+    return {
+        "q": shape.by_row(bound.q, True),
+        "k": shape.by_key(bound.k),
+        "v": shape.by_key(bound.v),
+        "out": shape.by_row(output_like(job, shape, bound.q.dtype), True),
+    }
+
+
+def keep(calls: dict[tuple[Any, ...], Any], key: tuple[Any, ...], known: object) -> None:
+    """Remembers a call, and forgets the oldest where there are many."""
     if len(calls) >= REMEMBERED:
         calls.pop(next(iter(calls)), None)
     calls[key] = known

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
+import subprocess
+import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -190,6 +194,41 @@ def test_mutated_bytes_of_programs_give_errors_with_a_place_and_no_crash(part: i
         except Exception as error:
             raise AssertionError(f"case {case} of part {part}: {data!r}") from error
     assert failed > 300  # a mutation that nothing notices tests nothing
+
+
+@pytest.mark.skipif(find_spec("atheris") is None, reason="atheris has wheels for Linux on x86-64 alone")
+def test_texts_found_by_coverage(tmp_path: Path) -> None:
+    """The golden programs and what a guided fuzzer makes of them; ``guided.py`` by hand goes on from here."""
+    for n, text in enumerate(PROGRAMS):
+        (tmp_path / f"{n}.ein").write_text(text, encoding="utf-8")
+    words = tmp_path.with_suffix(".words")
+    words.write_text(
+        "".join(f'"{word}"\n' for word in WORDS if re.fullmatch(r"[!-~]+", word) and '"' not in word), encoding="utf-8"
+    )
+    guided = Path(__file__).with_name("guided.py")
+    options = ["-runs=5000", "-seed=1", "-max_len=600", "-timeout=30", f"-dict={words}", f"-artifact_prefix={words}"]
+    ran = subprocess.run([sys.executable, guided, tmp_path, *options], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    kept = int(re.findall(r"corp: (\d+)/", ran.stderr)[-1])
+    assert kept > len(PROGRAMS) // 4, "nothing is instrumented: no text was kept for the way it takes"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "fn f[h, d, m](A: [f32; (h, d)]) -> [f32; m] { A[(h  d) as m] }",
+        "fn f[h](A: [f32; (h,)]) -> [f32; h] { A[(h,)] }",
+    ],
+    ids=["a merge that says no order, renamed", "a merge of one"],
+)
+def test_what_the_formatter_writes_of_odd_axes_is_read_again(text: str) -> None:
+    harmless(text)
+
+
+def test_what_is_wrong_with_a_signature_is_told_once() -> None:
+    text = """fn g[q, c](A: [f32; b, q, c]) -> [f32; q] { sum[c](A[q, c]) }
+fn f[q, c](A: [f32; ..b, q, c]) -> [f32; ..b, q] { g[q, c](A) }"""
+    assert [d["line"] for d in qkv.ein.check(text)] == [1, 1]
 
 
 @pytest.mark.parametrize(

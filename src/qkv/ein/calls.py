@@ -84,7 +84,7 @@ class Calls(Expressions):
             )
             return [self.bad(call.span, coords, r.elem) for r in function.results]
         bad = [self.bad(call.span, coords, r.elem) for r in function.results]
-        if any(a.bad for a in arguments):
+        if not function.readable or any(a.bad for a in arguments):  # what is wrong there is told there
             return bad
         given = self.given_names(call, function)
         if given is None:

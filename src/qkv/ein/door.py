@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import resources
 from os import PathLike
@@ -44,7 +46,22 @@ def library_text(name: str) -> str:
 def checked(text: str, name: str) -> Checked:
     """A text, read and checked, mistakes and all."""
     shared: Mapping[str, Mapping[str, Definition]] = library() if "use" in text else {}
-    return check_text(Source(text, name), shared)
+    with _without_collecting():
+        return check_text(Source(text, name), shared)
+
+
+@contextmanager
+def _without_collecting() -> Generator[None]:
+    """Trees are many small objects that live until the text is read: a collector that looks at them again and again
+    takes half the time. The length of a text is bounded, and so is what is made of it.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def check(text: str, name: str = "<text>") -> tuple[dict[str, Any], ...]:
@@ -93,7 +110,8 @@ def fmt(text: str, name: str = "<text>") -> str:
     """
     from .printer import formatted
 
-    return formatted(Source(text, name))
+    with _without_collecting():
+        return formatted(Source(text, name))
 
 
 def trial(function: Callable_, sizes: Mapping[str, int] | None = None, *, seed: int = 0) -> dict[str, Any]:

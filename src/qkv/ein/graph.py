@@ -159,6 +159,7 @@ class Definition:
     strategy: str | None = None
     source: Any = None
     sound: bool = True
+    readable: bool = True  # the signature: calls are checked against it
     calls: tuple[Node, ...] = ()
     picture: tuple[Node, ...] = ()
     """What is shown of each result where the function is called: see ``across``."""

@@ -36,7 +36,8 @@ def axis(node: tree.Axis) -> str:
         case tree.AxisName(name, _) | tree.AxisRest(name, _):
             return name
         case tree.AxisGroup(names, _, _, ordered):
-            return f"({', '.join(names)})" if ordered else f"{{{', '.join(names)}}}"
+            merged = ", ".join(names)
+            return f"{{{merged}}}" if not ordered else f"({merged})" if len(names) > 1 else merged
         case tree.AxisAs(old, new, _):
             return f"{axis(old)} as {axis(new)}"
         case tree.AxisValue(value, _):

@@ -114,5 +114,6 @@ def signature(report: Report, function: tree.Function, known: Mapping[str, Defin
         differ,
         source=report.source,
         sound=good,
+        readable=good,
     )
     return made, scope

@@ -127,10 +127,8 @@ class Words:
             return tree.AxisName(self.tokens.texts[at], self.tokens.span(at))
         if kind == "..":
             return self.rest()
-        if kind == "{":
-            return self.unordered()
-        if kind == "(" and after == "name" and kinds[at + 2] in (",", "name"):
-            group = self.group()
+        if kind == "{" or (kind == "(" and after == "name" and kinds[at + 2] in (",", "name")):
+            group = self.unordered() if kind == "{" else self.group()
             return self.renamed(group) if kinds[self.at] == "as" else group
         if kind == "name" and after == "as":
             self.at += 1

@@ -84,6 +84,31 @@ def test_audit_names_the_coordinates() -> None:
     assert qkv.ein.audit(qkv.ein.std("cache").append)["concat"] == [{"into": "k", "from": ["past", "new"]}]
 
 
+SUMMED = """fn biased[h, g, q, k, d, e](
+    Q: [f32; h, g, q, d], K: [f32; h, k, d], V: [f32; h, k, e], b: [f32; h], M: [i64; k],
+) -> [f32; h, g, q, e] {
+    let s[h, g, q, k] = sum[d](Q[h, g, q, d] * K[h, k, d]) + b[h];
+    sum[k](softmax[k](if M[k] > 0 { s[h, g, q, k] } else { -inf }) * V[h, k, e])
+}
+fn scaled[q, c](X: [f32; q, c], W: [f32; c]) -> [f32; c] { sum[q](X[q, c]) * W[c] }
+fn own[t, q, k, c](X: [f32; t, c]) -> [f32; q, c] {
+    sum[k](softmax[k](sum[c](X[t as q, c] * X[t as k, c])) * X[t as k, c])
+}
+fn named[t, q, c](X: [f32; t, c], Y: [f32; q]) -> [f32; q, c] { X[t as q, c] * Y[q] }
+"""
+
+
+def test_audit_says_what_gradients_are_summed_over() -> None:
+    module = qkv.ein.source(SUMMED)
+    told = {name: qkv.ein.audit(module[name])["gradients"] for name in module}
+    assert told == {
+        "biased": {"Q": ["e", "k"], "K": ["e", "g", "q"], "V": ["g", "q"], "b": ["e", "g", "k", "q"]},
+        "scaled": {"X": [], "W": []},
+        "own": {"X": ["k", "q"]},
+        "named": {"X": [], "Y": ["c"]},
+    }
+
+
 def test_grad_writes_a_text_that_checks_and_says_what_it_left_out(tmp_path: Path) -> None:
     path = tmp_path / "x.ein"
     path.write_text(

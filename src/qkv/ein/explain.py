@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .graph import Definition, Node, factors, plain, walk
-from .inline import write_out
+from .elems import is_real
+from .graph import Coords, Definition, Node, plain, walk
+from .inline import Flat, write_out
 from .module import Callable_
 from .recognise import recognise
 
@@ -121,15 +122,6 @@ def audit(function: Callable_) -> dict[str, Any]:
     flat = write_out(definition, dict.fromkeys(definition.rests, 1))
     nodes = list(walk(*flat.outputs))
     found = recognise(flat.outputs)
-    uses: dict[str, set[str]] = {}
-    everything = [plain(c) for o in flat.outputs for c in o.coords]
-    for node in nodes:
-        if node.op == "reduce" and node.data[0] == "sum":
-            parts = [p for p in factors(node.args[0]) if p.coords]
-            for part in parts:
-                for leaf in walk(part):
-                    if leaf.op == "parameter":
-                        uses.setdefault(leaf.data, set()).update(c for p in parts for c in p.coords)
     return {
         "name": definition.name,
         "softmax": [[plain(c) for c in n.data[1]] for n in nodes if n.op == "softmax"],
@@ -143,14 +135,29 @@ def audit(function: Callable_) -> dict[str, Any]:
             }
             for n in found.attentions
         ],
-        "gradients": {
-            name: sorted({plain(c) for c in (*coords, *everything)} - {plain(c) for c in flat.parameters[name].coords})
-            for name, coords in uses.items()
-        },
+        "gradients": _summed(definition, flat, nodes),
         "concat": [
             {"into": plain(n.data[0]), "from": [plain(c) for c in n.data[1]]} for n in nodes if n.op == "concat"
         ],
     }
+
+
+def _summed(definition: Definition, flat: Flat, nodes: list[Node]) -> dict[str, list[str]]:
+    """What the gradient of each real parameter is summed over: the coordinates that it lacks of everything that is made
+    of it, down to the results. ``nodes`` stand behind their operands.
+    """
+    reached = {p.name: set[str]() for p in definition.parameters if is_real(p.elem)}
+    made_of: dict[int, frozenset[tuple[str, Coords]]] = {}  # parameters, with what their coordinates are called there
+    for node in nodes:
+        below = frozenset[tuple[str, Coords]]().union(*(made_of[id(a)] for a in node.args))
+        if node.op == "parameter" and node.data in reached:
+            below = frozenset({(node.data, node.coords)})
+        elif node.op == "rename" and node.args[0].op == "parameter":
+            below = frozenset((name, node.coords) for name, _ in below)
+        made_of[id(node)] = below if is_real(node.dtype) else frozenset()
+        for name, own in made_of[id(node)]:
+            reached[name].update(plain(c) for c in node.coords if c not in own)
+    return {name: sorted(found) for name, found in reached.items()}
 
 
 def _ordered(node: Node, name: str) -> bool:

@@ -14,7 +14,7 @@
 
 namespace qkv::QKV_TARGET {
 
-constexpr int kBlockKeys = 256;
+constexpr int kBlockKeys = kMostTogether;
 constexpr int kMostChunkRows = 384;
 constexpr int kStepKeys = 32;  // masks are asked for stretches of this many keys within a block
 constexpr int64_t kMaskRows = 64;  // where masks made of blocks change from row to row: groups are asked for in two there
@@ -364,12 +364,16 @@ template <class T> struct Chunk {
         const Placement& placed = call.placed;
         const Source k_scale(call, placed.k_scale, Element::f32, placed.k_scale_page, shared);
         const Source v_scale(call, placed.v_scale, Element::f32, placed.v_scale_page, shared);
-        float odd = 0;
-        for (int64_t n = 0; n < count; ++n) {
-            work.k_scales[n] = *static_cast<const float*>(k_scale.at(key0 + n));
-            work.v_scales[n] = *static_cast<const float*>(v_scale.at(key0 + n));
-            odd += work.v_scales[n] * 0;
+        for (int64_t n = 0, run; n < count; n += run) {
+            run = keys.together(key0 + n);
+            if (count - n < run) run = count - n;
+            const auto* k_from = static_cast<const float*>(k_scale.at(key0 + n));
+            const auto* v_from = static_cast<const float*>(v_scale.at(key0 + n));
+            for (int64_t m = 0; m < run; ++m) work.k_scales[n + m] = k_from[m * placed.k_scale.item[0]];
+            for (int64_t m = 0; m < run; ++m) work.v_scales[n + m] = v_from[m * placed.v_scale.item[0]];
         }
+        float odd = 0;
+        for (int64_t n = 0; n < count; ++n) odd += work.v_scales[n] * 0;
         if (opened) {
             for (int64_t n = 0; n < count; ++n) {
                 open_codes(static_cast<const uint8_t*>(keys.at(key0 + n)), d, work.k_codes + n * code_bytes(d));

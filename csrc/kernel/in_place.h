@@ -14,6 +14,9 @@
 namespace qkv::QKV_TARGET {
 
 constexpr int kLineBytes = 64;
+constexpr int kMostTogether = 256;  // keys of a block
+// Values of which all features are summed before the next are: codes stay in the nearest cache meanwhile.
+template <class E> constexpr int kNearValues = sizeof(E) == 1 ? 64 : kMostTogether;
 
 QKV_INLINE void ask_for(const void* from, int64_t bytes) {
     for (int64_t n = 0; n < bytes; n += kLineBytes) __builtin_prefetch(static_cast<const char*>(from) + n, 0, 2);
@@ -66,7 +69,7 @@ QKV_INLINE void add_products(const T* q, int64_t d, const E* const (&key)[Keys],
         Vec<T> left = load<T>(q + r * d + f);
         if constexpr (Keys > 1) hold(left);
 #pragma GCC unroll 16
-        for (int n = 0; n < Keys; ++n) acc[r * Keys + n] += left * right[n];
+        for (int n = 0; n < Keys; ++n) acc[n * Rows + r] += left * right[n];
     }
 }
 
@@ -77,7 +80,7 @@ __attribute__((noinline)) static void add_rest(const T* q, int rows, int64_t d, 
     for (int n = 0; n < keys; ++n) {
         for (int64_t f = from; f < d; ++f) {
             const T right = static_cast<T>(widened(key(n)[f * step]));
-            for (int r = 0; r < rows; ++r) out[r * keys + n] += q[r * d + f] * right;
+            for (int r = 0; r < rows; ++r) out[n * rows + r] += q[r * d + f] * right;
         }
     }
 }
@@ -109,24 +112,32 @@ QKV_INLINE void few_scores(const T* q, int64_t d, Line<const E> key_at, int64_t 
     if (f < d) add_rest<T, E>(q, Rows, d, f, key_at, Keys, step, out);
 }
 
+// Scores as they are made, the rows of a key side by side, become rows of scores.
+template <class T, int Rows> QKV_INLINE void spread_rows(const T* made, int64_t count, T* s, int64_t stride) {
+    for (int64_t n = 0; n < count; ++n)
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r) s[r * stride + n] = made[n * Rows + r];
+}
+
 template <class T, class E, int Rows>
 static void rows_scores(const T* q, int64_t d, Line<const E> key_at, const char* ask, int64_t ask_step, int64_t count,
                         int64_t step, T* s, int64_t stride) {
     constexpr int Keys = few_keys<T, Rows>();
     T out[rounded_up(Rows * Keys, Lanes<T>::count)];
+    alignas(64) T made[Rows == 1 ? 1 : kMostTogether * Rows];
+    T* to = Rows == 1 ? s : made;
     const int64_t part = count / Keys;  // keys at once lie so far apart
     const Line<const E> apart{key_at.base, key_at.step * part};
     for (int64_t n = 0; n < part; ++n) {
         few_scores<T, E, Rows, Keys>(q, d, {key_at(n), apart.step}, step, ask ? ask + n * ask_step : ask, part * ask_step, out);
-#pragma GCC unroll 8
-        for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 16
-            for (int m = 0; m < Keys; ++m) s[r * stride + m * part + n] = out[r * Keys + m];
+        for (int m = 0; m < Keys; ++m) __builtin_memcpy(to + (m * part + n) * Rows, out + m * Rows, Rows * sizeof(T));
     }
     for (int64_t n = part * Keys; n < count; ++n) {
         few_scores<T, E, Rows, 1>(q, d, {key_at(n), 0}, step, ask ? ask + n * ask_step : ask, 0, out);
-        for (int r = 0; r < Rows; ++r) s[r * stride + n] = out[r];
+        __builtin_memcpy(to + n * Rows, out, Rows * sizeof(T));
     }
+    if constexpr (Rows > 1) spread_rows<T, Rows>(made, count, s, stride);
 }
 
 // Scores of up to 8 rows; q has room for a multiple of 8 rows.
@@ -148,12 +159,20 @@ static void scores_in_place(const T* q, int rows, int64_t d, Line<const E> key_a
 struct Ahead {
     const char* base;
     int64_t part;  // bytes
-
-    QKV_INLINE void ask(int64_t turn, int64_t bytes) const {
-        const char* from = base + turn % 4 * part + turn / 4 * bytes;
-        for (int64_t n = 0; n < bytes; n += kLineBytes) __builtin_prefetch(from + n, 0, 2);
-    }
 };
+
+template <class T, class E, int Rows, int Vectors>
+QKV_INLINE void add_weighted(const T* p, int64_t p_row, const E* from, Vec<T> (&acc)[Rows][Vectors]) {
+    Vec<T> right[Vectors];
+#pragma GCC unroll 16
+    for (int n = 0; n < Vectors; ++n) right[n] = Read<T, E>::from(from + n * Lanes<T>::count);
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+        const Vec<T> left = splat<T>(p[r * p_row]);
+#pragma GCC unroll 16
+        for (int n = 0; n < Vectors; ++n) acc[r][n] += left * right[n];
+    }
+}
 
 // sums[r] = factor[r] sums[r] + p[r] V over a strip of `Vectors` vectors.
 template <class T, class E, int Rows, int Vectors>
@@ -166,24 +185,31 @@ QKV_INLINE void few_values(const T* p, int64_t p_row, const T* factor, Line<cons
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 16
         for (int n = 0; n < Vectors; ++n) acc[r][n] = load<T>(sums + r * row + f + n * W) * splat<T>(factor[r]);
-    for (int64_t k = 0; k < count; ++k) {
-        const E* from = value_at(k) + f;
-        if (ahead.base) ahead.ask(k, Bytes);
-        Vec<T> right[Vectors];
-#pragma GCC unroll 16
-        for (int n = 0; n < Vectors; ++n) right[n] = Read<T, E>::from(from + n * W);
-#pragma GCC unroll 16
-        for (int r = 0; r < Rows; ++r) {
-            const Vec<T> left = splat<T>(p[r * p_row + k]);
-#pragma GCC unroll 16
-            for (int n = 0; n < Vectors; ++n) acc[r][n] += left * right[n];
+    const E* from = value_at.base + f;
+    const int64_t back = Bytes - 4 * ahead.part;
+    int64_t k = 0;
+    if constexpr (sizeof(E) == 1) {  // codes take more work than memory; for others one load whose step a processor learns
+        for (; k + 4 <= count; k += 4) {
+#pragma GCC unroll 4
+            for (int turn = 0; turn < 4; ++turn, from += value_at.step) {
+                if (ahead.base) ask_for(ahead.base + turn * ahead.part, Bytes);
+                add_weighted<T, E, Rows, Vectors>(p + k + turn, p_row, from, acc);
+            }
+            if (ahead.base) ahead.base += Bytes;
         }
     }
+    for (; k < count; ++k, from += value_at.step) {
+        if (ahead.base) {
+            ask_for(ahead.base, Bytes);
+            ahead.base += k % 4 == 3 ? ahead.part + back : ahead.part;
+        }
+        add_weighted<T, E, Rows, Vectors>(p + k, p_row, from, acc);
+    }
+    if (ahead.base) ahead.base -= count % 4 * ahead.part;
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 16
         for (int n = 0; n < Vectors; ++n) store<T>(sums + r * row + f + n * W, acc[r][n]);
-    if (ahead.base) ahead.base += count / 4 * Bytes;
 }
 
 template <class T, class E>
@@ -199,20 +225,26 @@ __attribute__((noinline)) static void rest_of_values(const T* p, int64_t p_row, 
     }
 }
 
+// All strips of as many values as stay in the nearest cache, then those of the next.
 template <class T, class E, int Rows>
 static void rows_values(const T* p, int64_t p_row, const T* factor, Line<const E> value_at, int64_t count, int64_t size,
                         int64_t step, T* sums, int64_t row, Ahead ahead) {
     constexpr int W = Lanes<T>::count, Most = few_vectors<T, Rows>();
-    int64_t f = 0;
-    if (step == 1) {
-        for (; f + Most * W <= size; f += Most * W)
-            few_values<T, E, Rows, Most>(p, p_row, factor, value_at, count, f, sums, row, ahead);
+    T ones[Rows];
+    for (int r = 0; r < Rows; ++r) ones[r] = T(1);
+    const int64_t strips = step == 1 ? size / W * W : 0;
+    for (int64_t first = 0, some; first < count; first += some, p += some, value_at.base += some * value_at.step) {
+        some = count - first < kNearValues<E> ? count - first : kNearValues<E>;
+        const T* so_far = first ? ones : factor;
+        int64_t f = 0;
+        for (; f + Most * W <= strips; f += Most * W)
+            few_values<T, E, Rows, Most>(p, p_row, so_far, value_at, some, f, sums, row, ahead);
         if constexpr (Most > 2)
-            for (; f + 2 * W <= size; f += 2 * W)
-                few_values<T, E, Rows, 2>(p, p_row, factor, value_at, count, f, sums, row, ahead);
-        for (; f + W <= size; f += W) few_values<T, E, Rows, 1>(p, p_row, factor, value_at, count, f, sums, row, ahead);
+            for (; f + 2 * W <= strips; f += 2 * W)
+                few_values<T, E, Rows, 2>(p, p_row, so_far, value_at, some, f, sums, row, ahead);
+        for (; f < strips; f += W) few_values<T, E, Rows, 1>(p, p_row, so_far, value_at, some, f, sums, row, ahead);
+        if (f < size) rest_of_values<T, E>(p, p_row, so_far, Rows, value_at, some, f, size, step, sums, row);
     }
-    if (f < size) rest_of_values<T, E>(p, p_row, factor, Rows, value_at, count, f, size, step, sums, row);
 }
 
 // Weighted sums of up to 8 rows; p, factor and sums have room for 8 rows. `next` is where K goes on after this block.

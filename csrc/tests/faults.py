@@ -77,8 +77,20 @@ FAULTS = [
     Fault(
         "scores of keys taken together are exchanged",
         IN_PLACE,
-        "s[r * stride + m * part + n] = out[r * Keys + m];",
-        "s[r * stride + m + Keys * n] = out[r * Keys + m];",
+        "__builtin_memcpy(to + (m * part + n) * Rows,",
+        "__builtin_memcpy(to + (m + Keys * n) * Rows,",
+    ),
+    Fault(
+        "sums of codes are rescaled again for later values of a block",
+        IN_PLACE,
+        "const T* so_far = first ? ones : factor;",
+        "const T* so_far = factor;",
+    ),
+    Fault(
+        "scales are read past the end of a ring or a page",
+        FORWARD,
+        "run = keys.together(key0 + n);",
+        "run = count;",
     ),
     Fault(
         "keys left over are taken for the first ones",

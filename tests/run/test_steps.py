@@ -230,3 +230,41 @@ def test_a_known_step_is_not_appended_to_keys_that_were_turned() -> None:
     with pytest.raises(qkv.CacheError, match="One cache serves one rotation"):
         spec(q[:, :, :1], k[:, :, :1], v[:, :, :1], cache=cache)
     assert cache.length == 5
+
+
+FAR = {
+    "a window": (qkv.causal() & qkv.window(6), True),
+    "a window said in differences": (qkv.keep(lambda i, j: (j <= i) & (-(j - i) < 6)), True),
+    "the larger of two differences": (qkv.causal() & qkv.keep(lambda i, j: torch.maximum(i - j, j - i) <= 5), True),
+    "positions themselves": (qkv.causal() & qkv.window(6) & qkv.keep(lambda i, j: (i + j) % 3 != 0), False),
+    "indices": (qkv.causal() & qkv.window(6) & qkv.keep(lambda i, j: qkv.index("j") >= 0), False),
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_a_mask_of_differences_is_asked_for_dropped_keys_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep, once = FAR[name]
+    asked: list[object] = []
+    check = steps.check_dropped
+
+    def counted(*given: Any) -> None:
+        asked.append(given)
+        check(*given)
+
+    monkeypatch.setattr(steps, "check_dropped", counted)
+    with qkv.strategy("cpu"):
+        found = written(qkv.Spec(PATTERN, keep=keep), qkv.cache.Ring(6), 40, 0)
+        assert (len(asked) == 1) == once
+        torch.testing.assert_close(found, written(qkv.Spec(PATTERN, keep=keep), qkv.cache.Dense(), 40, 0))
+
+
+def test_a_mask_of_differences_that_asks_for_keys_long_gone_is_refused_when_it_does() -> None:
+    spec = qkv.Spec(PATTERN, keep=qkv.keep(lambda i, j: (j <= i) & ((i - j < 6) | (i - j >= 12))))
+    cache = qkv.cache.Ring(6)
+    q, k, v = tokens(14, 0)
+    with qkv.strategy("cpu"), torch.inference_mode():
+        for n in range(12):
+            spec(*(x[:, :, n : n + 1].contiguous() for x in (q, k, v)), cache=cache)
+        with pytest.raises(qkv.CacheError, match="dropped"):
+            spec(*(x[:, :, 12:13].contiguous() for x in (q, k, v)), cache=cache)
+    assert cache.length == 12

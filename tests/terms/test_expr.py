@@ -29,6 +29,7 @@ from qkv.terms.expr import (
     coordinates_read,
     depth,
     describe,
+    is_relative,
     look_up,
     positions_read,
     reads_score,
@@ -219,6 +220,35 @@ def test_walk_yields_children_first_and_each_once() -> None:
     for parent in order:
         for child in children(parent):
             assert order.index(child) < order.index(parent)
+
+
+def test_graphs_that_read_differences_alone() -> None:
+    moving, ahead = frozenset(("i", "j")), apply("sub", Q, K)
+    near = apply("lt", ahead, Constant(3))
+    half = apply("add", K, Constant(0.5))
+    for node in (
+        near,
+        apply("lt", Q, apply("add", K, Constant(3))),
+        apply("eq", apply("neg", ahead), Position("s")),
+        apply("and", near, apply("ge", apply("max", Q, K), apply("min", Q, K))),
+        Lookup(TABLE, (apply("mod", ahead, Constant(2)), Constant(1))),
+        apply("le", apply("mul", ahead, Constant(0.5)), Size("j")),
+    ):
+        assert is_relative(node, moving), describe(node)
+    for node in (
+        apply("lt", Q, Constant(3)),
+        apply("lt", apply("add", Q, K), Constant(3)),
+        apply("lt", apply("mod", Q, Constant(2)), apply("mod", K, Constant(2))),
+        apply("eq", apply("mul", Q, Constant(2)), apply("mul", K, Constant(2))),
+        apply("and", near, apply("lt", Index("j"), Constant(3))),
+        apply("lt", Q, half),
+        apply("lt", apply("sub", Q, half), Constant(3)),
+        Lookup(TABLE, (Q, Constant(1))),
+        apply("max", ahead, Q),
+        apply("lt", ahead, Position("i")),
+    ):
+        assert not is_relative(node, moving), describe(node)
+    assert not is_relative(near, frozenset("i"))
 
 
 def test_questions() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from ..errors import CacheError, PositionError
+from ..terms.expr import is_relative
 from ..terms.interval import Block, Interval, bounds
 from .places import Place, place_of
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from ..cache.protocol import View
     from .bind import Frame
     from .places import Places
+
+
+FAR = 2.0**48
+"""More tokens than any sequence has; differences of positions are whole numbers still."""
 
 
 def new_positions(made: Frame, positions: Mapping[str, Any] | None, cache: Cache) -> tuple[Place, int | Tensor | None]:
@@ -80,18 +85,32 @@ def check_dropped(cache: Cache, made: Frame, view: View, places: Places) -> None
     dropped = cache.length - view.standing.count
     if dropped <= 0 or 0 in made.sizes.values():
         return
-    key = made.lowered.key[0]
     standing = view.standing
     first = standing.first if standing.given is None else int(standing.given.min())
     low = max(0, first - dropped) if standing.given is None else -np.inf
-    kept = True
-    if made.lowered.keep is not None:
-        indices, at = places.bounds({})
-        indices[key] = Interval.of(-float(dropped), -1.0)
-        at[key] = Interval.of(low, first - 1.0)
-        kept = bool(np.any(bounds(made.lowered.keep, Block(indices, at, made.sizes)).high))
-    if kept:
+    if _keeps_before(made, places, first, low, -float(dropped)):
         refuse_dropped(cache, made, standing.count)
+
+
+def forgets(made: Frame, places: Places) -> bool:
+    """Whether the mask keeps no key before those that are held, be it ``FAR`` before, wherever the sequence goes on."""
+    lowered, (key,) = made.lowered, made.lowered.key
+    if lowered.keep is None or 0 in made.sizes.values():
+        return False
+    moving = frozenset((key, *(query for query, _ in lowered.relations)))
+    first = places.places.get(key, Place()).offset
+    return is_relative(lowered.keep, moving) and not _keeps_before(made, places, first, -FAR, -FAR)
+
+
+def _keeps_before(made: Frame, places: Places, first: int, low: float, index: float) -> bool:
+    """Whether the mask may keep a key before ``first``, from position ``low`` and from ``index`` on."""
+    if made.lowered.keep is None:
+        return True
+    key = made.lowered.key[0]
+    indices, at = places.bounds({})
+    indices[key] = Interval.of(index, -1.0)
+    at[key] = Interval.of(low, first - 1.0)
+    return bool(np.any(bounds(made.lowered.keep, Block(indices, at, made.sizes)).high))
 
 
 def refuse_dropped(cache: Cache, made: Frame, count: int) -> NoReturn:

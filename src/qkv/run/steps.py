@@ -26,7 +26,7 @@ from .places import Place, Places
 from .result import Result
 from .scores import by_row, outside_error
 from .signature import Shape
-from .standing import check_dropped
+from .standing import check_dropped, forgets
 from .stored import placed, plain
 from .tile_program import FlatTable, compiled, described, readable
 
@@ -101,7 +101,8 @@ class Step:
     what comes out; ``lse`` is None where it is not wanted.
 
     ``now`` is a moment (how many keys there are, where the first stands, how many were seen) with its programs: one
-    object that is replaced, so that threads which share a spec never meet the programs of another's moment.
+    object that is replaced, so that threads which share a spec never meet the programs of another's moment. ``held`` is
+    a number of keys before which the mask is known to keep none, wherever they stand.
     """
 
     call: Attention
@@ -116,6 +117,7 @@ class Step:
     versions: Seen
     now: tuple[Moment, Terms | None]
     quick: Quick | None
+    held: int | None = None
 
     def terms(self, cache: Cache, moment: Moment) -> Terms | None:
         """The programs for this many keys. Raises what the call would raise."""
@@ -127,7 +129,7 @@ class Step:
 
     def _made(self, cache: Cache, moment: Moment) -> Terms | None:
         held, first, seen = moment
-        if seen == held and self.quick is not None:
+        if self.quick is not None and held in (seen, self.held):
             return self.quick.terms(held, first)
         bound, made = self.bound, self.bound.frame
         (key,) = made.lowered.key
@@ -139,6 +141,8 @@ class Step:
         made = replace(made, sizes=sizes)
         at = Places(made.axes, sizes, places, made.device)
         check_dropped(cache, made, cache.view(), at)
+        if seen != held and forgets(made, at):
+            self.held = held
         return None if self.program is None else self.program.bind(replace(bound, frame=made, places=at), self.order)
 
 

@@ -299,6 +299,43 @@ def coordinates_read(node: Node) -> frozenset[str]:
     return frozenset(n.coordinate for n in walk(node) if isinstance(n, Position | Index | Size))
 
 
+def is_relative(node: Node, moving: frozenset[str]) -> bool:
+    """Whether what the graph says of a pair stays when the positions of the ``moving`` coordinates grow by one number:
+    it reads those by their differences alone, as whole numbers, and no indices.
+    """
+    pace: dict[int, int | None] = {}  # how much a node grows with the number; None where that is not one factor
+
+    def of(current: Node) -> int | None:
+        if isinstance(current, Index):
+            return None
+        if isinstance(current, Position):
+            return int(current.coordinate in moving)
+        below = [pace[id(child)] for child in children(current)]
+        if None in below:
+            return None
+        if isinstance(current, Apply) and below:
+            match current.operation:
+                case "add":
+                    return sum(n for n in below if n is not None)
+                case "sub":
+                    first, second = below
+                    return None if first is None or second is None else first - second
+                case "neg":
+                    return None if below[0] is None else -below[0]
+                case "lt" | "le" | "eq" | "ne" | "gt" | "ge" if below[0] == below[1]:
+                    return 0
+                case "min" | "max" if len(set(below)) == 1:
+                    return below[0]
+                case _:
+                    pass
+        return None if any(below) else 0
+
+    for current in walk(node):
+        grows = of(current)
+        pace[id(current)] = None if grows and current.kind is Kind.FLOAT else grows  # large positions are rounded
+    return pace[id(node)] == 0
+
+
 def captured_in(node: Node) -> tuple[Captured, ...]:
     """The captured tensors of the graph, each once, in a fixed order."""
     return tuple(dict.fromkeys(n.table for n in walk(node) if isinstance(n, Lookup)))

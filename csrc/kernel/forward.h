@@ -279,11 +279,25 @@ template <class T> struct Chunk {
             }
             return;
         }
-        if (last - first <= kBlockKeys) return block(first, last - first, whole);
+        if (last - first <= kBlockKeys) return reads_in_place(true) ? stretches(first, last) : block(first, last - first, false);
         const int64_t blocks = (last - first + kBlockKeys - 1) / kBlockKeys;
         const int64_t middle = first + blocks / 2 * kBlockKeys;
         run(first, middle, false);
         run(middle, last, false);
+    }
+
+    // A block that few rows keep in part: what they keep whole is read in place, and only the rest is packed.
+    void stretches(int64_t first, int64_t last) {
+        const auto end = [&](int64_t key) { return last - key < kStepKeys ? last : key + kStepKeys; };
+        const auto ask = [&](int64_t key) { return verdict(0, num_rows, key, end(key) - key); };
+        for (int64_t from = first, to; from < last; from = to) {
+            const Verdict found = ask(from);
+            for (to = end(from); to < last && ask(to) == found; to = end(to)) {}
+            if (found == Verdict::all)
+                run(from, to, true);
+            else if (found == Verdict::some)
+                block(from, to - from, false);
+        }
     }
 
     // A dropped key must not reach a sum, whatever it holds: only packing looks at values.

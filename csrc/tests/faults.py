@@ -87,6 +87,12 @@ FAULTS = [
         "const T* so_far = factor;",
     ),
     Fault(
+        "few rows take keys that are kept in part for kept whole",
+        FORWARD,
+        "to < last && ask(to) == found; to = end(to)",
+        "to < last && ask(to) != Verdict::none; to = end(to)",
+    ),
+    Fault(
         "scales are read past the end of a ring or a page",
         FORWARD,
         "run = keys.together(key0 + n);",

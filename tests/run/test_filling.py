@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -70,21 +68,6 @@ def _made(name: str):
     head = HEAD.replace("d](", "d, n](") if "n]" in given else HEAD
     text = head.format(given=given) + f"    sum[k](softmax[k]({score}) * V[h, k, d])\n}}\n"
     return qkv.ein.source(text).f, scores, draw
-
-
-@pytest.fixture
-def general(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[qkv.Spec]]:
-    """The specs of the calls that took the general way, in ``cpu``."""
-    taken: list[qkv.Spec] = []
-    ready = call._ready
-
-    def counted(spec: qkv.Spec, *given: object) -> object:
-        taken.append(spec)
-        return ready(spec, *given)  # pyright: ignore[reportArgumentType]
-
-    monkeypatch.setattr(call, "_ready", counted)
-    with qkv.strategy("cpu"):
-        yield taken
 
 
 def _expected(scores: Tensor) -> Tensor:

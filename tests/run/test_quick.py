@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
 import qkv
-from qkv.run import call
 
 GROUPED = "b (h g) i d, b h j d, b h j e -> b (h g) i e"
 
@@ -21,21 +20,6 @@ def _drawn(seed: int, *shape: int) -> Tensor:
 
 
 Q, K, V = _drawn(0, 2, 6, 9, 8), _drawn(1, 2, 3, 9, 8), _drawn(2, 2, 3, 9, 4)
-
-
-@pytest.fixture
-def general(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[qkv.Spec]]:
-    """The specs of the calls that took the general way, in ``cpu``."""
-    taken: list[qkv.Spec] = []
-    ready = call._ready
-
-    def counted(spec: qkv.Spec, *given: object) -> object:
-        taken.append(spec)
-        return ready(spec, *given)  # pyright: ignore[reportArgumentType]
-
-    monkeypatch.setattr(call, "_ready", counted)
-    with qkv.strategy("cpu"):
-        yield taken
 
 
 def _reading() -> dict[str, tuple[Callable[[Tensor], qkv.Spec], Tensor]]:

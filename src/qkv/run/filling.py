@@ -91,7 +91,7 @@ def remember(spec: Spec, key: tuple[Any, ...], bound: Bound, plan: Plan, operand
     """Makes a call known after it ran, if it is one of those that can be."""
     lowered = bound.lowered
     shape = quick.repeatable(bound, plan, operands)
-    if shape is None or lowered.sink is not None or any(p.given is not None for p in bound.places.places.values()):
+    if shape is None or lowered.sink is not None:
         return
     number = {opening: n for n, opening in enumerate(spec.openings)}
     if not all(table in number or table.movable for table in lowered.captured):

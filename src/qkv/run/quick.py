@@ -189,20 +189,26 @@ def remember(name: Alias, other: Alias | None, bound: Bound, plan: Plan, operand
             keep(_known, each.key, known)
 
 
+def is_plain(bound: Bound, plan: Plan) -> bool:
+    """Whether ``cpu`` runs the call in one pass over q, k and v as they are given: without dropout, rotations, mapped
+    features or tables of vectors.
+    """
+    lowered, spec = bound.lowered, bound.spec
+    return (
+        plan.strategy == "cpu"
+        and not bound.dropout
+        and spec.position is None
+        and isinstance(spec.weights, Softmax | Sigmoid)
+        and not lowered.projections
+        and lowered.row_table is None
+        and len(lowered.value_features) == 1
+    )
+
+
 def repeatable(bound: Bound, plan: Plan, operands: tuple[Tensor, ...]) -> Shape | None:
     """The shape of a call that the core can be given again with other addresses alone; None of any other call."""
-    lowered, spec = bound.lowered, bound.spec
-    if (
-        plan.strategy != "cpu"
-        or bound.want
-        or bound.dropout
-        or spec.position is not None
-        or not isinstance(spec.weights, Softmax | Sigmoid)
-        or lowered.projections
-        or lowered.row_table is not None
-        or len(lowered.value_features) != 1
-        or any(x.data_ptr() != y.data_ptr() for x, y in zip((bound.q, bound.k, bound.v), operands, strict=True))
-    ):
+    tensors = zip((bound.q, bound.k, bound.v), operands, strict=True)
+    if bound.want or not is_plain(bound, plan) or any(x.data_ptr() != y.data_ptr() for x, y in tensors):
         return None
     shape = Shape.of(bound, bound.q, bound.v)
     if shape.is_empty or (shape.num_rows <= FEW_ROWS and not bound.k.stride(-1) == bound.v.stride(-1) == 1):

@@ -17,12 +17,12 @@ import torch
 
 from ..cache import Cache, Dense, Paged, Quantized, Ring
 from ..plan import Plan, forced
-from ..terms.weights import Sigmoid, Softmax
 from .backward import Seen, versions
 from .bind import check_claims
 from .fused import Pass, output_like
 from .ordinary import ordinary
 from .places import Place, Places
+from .quick import is_plain
 from .result import Result
 from .scores import by_row, outside_error
 from .signature import Shape
@@ -256,15 +256,9 @@ def remember(spec: Spec, q: Tensor, k: Any, v: Any, cache: Cache, bound: Bound, 
     held = _held(q, cache)
     if (
         held is None
-        or plan.strategy != "cpu"
         or bound.want - {"lse"}
         or bound.given
-        or bound.dropout
-        or spec.position is not None
-        or not isinstance(spec.weights, Softmax | Sigmoid)
-        or lowered.projections
-        or lowered.row_table is not None
-        or len(lowered.value_features) != 1
+        or not is_plain(bound, plan)
         or len(lowered.key) != 1
         or not made.dtype == bound.q.dtype == bound.k.dtype == bound.v.dtype
         or bound.q.data_ptr() != q.data_ptr()

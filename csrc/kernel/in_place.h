@@ -186,7 +186,7 @@ QKV_INLINE void few_values(const T* p, int64_t p_row, const T* factor, Line<cons
 #pragma GCC unroll 16
         for (int n = 0; n < Vectors; ++n) acc[r][n] = load<T>(sums + r * row + f + n * W) * splat<T>(factor[r]);
     const E* from = value_at.base + f;
-    const int64_t back = Bytes - 4 * ahead.part;
+    const int64_t wrap = Bytes - 3 * ahead.part;  // from the last part to the first one's next lines
     int64_t k = 0;
     if constexpr (sizeof(E) == 1) {  // codes take more work than memory; for others one load whose step a processor learns
         for (; k + 4 <= count; k += 4) {
@@ -201,7 +201,7 @@ QKV_INLINE void few_values(const T* p, int64_t p_row, const T* factor, Line<cons
     for (; k < count; ++k, from += value_at.step) {
         if (ahead.base) {
             ask_for(ahead.base, Bytes);
-            ahead.base += k % 4 == 3 ? ahead.part + back : ahead.part;
+            ahead.base += k % 4 == 3 ? wrap : ahead.part;
         }
         add_weighted<T, E, Rows, Vectors>(p + k, p_row, from, acc);
     }

@@ -51,6 +51,14 @@ struct Placement {
     bool is_plain() const { return ring_slots == 0 && pages == nullptr; }
 };
 
+// The last keys and values of a call with codes once more, as floats, which are read in their place: those from `first`
+// on, key n at slot n % slots.
+struct Recent {
+    int64_t first = 0, slots = 0;  // 0 slots: there are none
+    Element element = Element::f32;
+    View k, v;                     // over the shared axes and the slots
+};
+
 // What forward and backward have in common. The working type is double for double elements and float for all others.
 struct Problem {
     Element element = Element::f32;     // of q
@@ -63,6 +71,7 @@ struct Problem {
     View q;             // of `element`
     View k, v;          // of `key_element`; the strides of codes count bytes
     Placement placed;
+    Recent recent;
     View sink;          // of the working type, over shared and row axes; null without sinks
     const Terms* terms = nullptr;
     int64_t terms_shared = 0;  // how many shared elements terms and dropout know: maps of differential weights share them

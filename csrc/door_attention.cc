@@ -170,6 +170,9 @@ class Attention {
         if (codes && !(views.contains("k_scale") && views.contains("v_scale"))) {
             throw CallError("an attention call with codes has no strides of their scales");
         }
+        if (call.recent.slots > 0 && !(views.contains("k_recent") && views.contains("v_recent"))) {
+            throw CallError("an attention call with recent keys has no strides of them");
+        }
         for (const char* name : {"q", "k", "v"}) {
             if (!views.contains(name)) throw CallError(std::string("an attention call has no strides of ") + name);
         }
@@ -181,12 +184,14 @@ class Attention {
     // where it is below 0.
     int forward(Address q, Address k, Address v, Address out, Address sink, Address lse, Address level, Address entropy,
                 Address argmax, Address buckets, nb::handle terms, double dropout, uint64_t seed, int num_threads, Address k_scale,
-                Address v_scale, Address pages, int64_t ring_start, int64_t num_keys) const {
+                Address v_scale, Address pages, int64_t ring_start, int64_t num_keys, Address k_recent, Address v_recent,
+                int64_t recent_first) const {
         qkv::Forward call{};
         static_cast<qkv::Problem&>(call) = problem_;
         call.out_element = out_element_;
         start(call, q, k, v, terms, dropout, seed);
         find_keys(call, k_scale, v_scale, pages, ring_start, num_keys);
+        find_recent(call, k_recent, v_recent, recent_first);
         if (out == 0 && call.value_size > 0 && call.shared.total() * call.rows.total() > 0) throw CallError("an attention call has no output");
         put(call.out, out_, out, "out"), put(call.sink, sink_, sink, "sink"), put(call.lse, lse_, lse, "lse");
         put(call.level, lse_, level, "level"), put(call.entropy, lse_, entropy, "entropy"), put(call.argmax, lse_, argmax, "argmax");
@@ -204,6 +209,7 @@ class Attention {
         call.out_element = out_element_;
         start(call, q, k, v, terms, 0.0, 0);
         find_keys(call, 0, 0, 0, 0, -1);
+        find_recent(call, 0, 0, 0);
         put(call.out, out_, out, "out");
         if (call.num_buckets > 0) throw CallError("an attention call with a value table has no place for its sums");
         const qkv::Target& target = qkv::target();
@@ -273,6 +279,8 @@ class Attention {
         else if (name == "v") key(call.v, call.value_size, call.placed.v_page);
         else if (name == "k_scale") place(name, strides, call.shared, slots_, 1, call.placed.k_scale, std::max<int64_t>(num_pages_, 1), call.placed.k_scale_page);
         else if (name == "v_scale") place(name, strides, call.shared, slots_, 1, call.placed.v_scale, std::max<int64_t>(num_pages_, 1), call.placed.v_scale_page);
+        else if (name == "k_recent") place(name, strides, call.shared, recent_slots(), call.feature_size, call.recent.k);
+        else if (name == "v_recent") place(name, strides, call.shared, recent_slots(), call.value_size, call.recent.v);
         else if (name == "out") fill(out_, call.rows, call.value_size);
         else if (name == "grad") fill(grad_, call.rows, call.value_size);
         else if (name == "sink") fill(sink_, call.rows, 1);
@@ -294,12 +302,34 @@ class Attention {
         return wanted;
     }
 
+    qkv::Axes recent_slots() const {
+        qkv::Axes axes;
+        axes.count = 1, axes.size[0] = problem_.recent.slots;
+        return axes;
+    }
+
+    void place_recent(const Placing& placing) {
+        qkv::Recent& recent = problem_.recent;
+        const int64_t element = placed_number(placing, "recent_element", -1);
+        recent.slots = placed_number(placing, "recent_slots", 0);
+        checked_total("the slots of recent keys", {recent.slots});
+        if (recent.slots < 1 || !qkv::is_code(problem_.key_element) || element <= static_cast<int64_t>(qkv::Element::f64) ||
+            element > static_cast<int64_t>(qkv::Element::f16)) {
+            throw CallError("recent keys are not described, or stand beside keys that are no codes");
+        }
+        recent.element = static_cast<qkv::Element>(element);
+    }
+
     // Where keys lie, before strides are known: `slots_` are the axes along which strides of keys run.
     void place_keys(const Placing& placing) {
         qkv::Placement& placed = problem_.placed;
         slots_ = problem_.keys;
         if (placing.empty()) return;
         if (problem_.keys.count != 1) throw CallError("keys that are placed have not one axis");
+        if (placing.contains("recent_slots")) {
+            place_recent(placing);
+            if (!placing.contains("ring_slots") && !placing.contains("num_pages")) return;
+        }
         if (placing.contains("ring_slots")) {
             placed.ring_slots = placed_number(placing, "ring_slots", 0);
             checked_total("the slots of a ring", {placed.ring_slots});
@@ -345,6 +375,14 @@ class Attention {
             const int64_t count = (call.keys.size[0] + slots_.size[0] - 1) / slots_.size[0];
             check_pages(placed, 0, placed.pages, count);
         }
+    }
+
+    void find_recent(qkv::Problem& call, Address k, Address v, int64_t first) const {
+        qkv::Recent& recent = call.recent;
+        if (recent.slots == 0) return;
+        if (k == 0 || v == 0) throw CallError("an attention call has no recent keys");
+        if (first < 0 || call.keys.size[0] - first > recent.slots) throw CallError("recent keys are more than their slots");
+        recent.k.data = pointer(k), recent.v.data = pointer(v), recent.first = first;
     }
 
     void check_pages(const qkv::Placement& placed, int axis, const int32_t* at, int64_t count) const {
@@ -463,7 +501,8 @@ void register_attention(nb::module_& m) {
         .def("forward", &Attention::forward, nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("out"), nb::arg("sink") = 0,
              nb::arg("lse") = 0, nb::arg("level") = 0, nb::arg("entropy") = 0, nb::arg("argmax") = 0, nb::arg("buckets") = 0,
              nb::arg("terms").none() = nb::none(), nb::arg("dropout") = 0.0, nb::arg("seed") = 0, nb::arg("num_threads") = 1,
-             nb::arg("k_scale") = 0, nb::arg("v_scale") = 0, nb::arg("pages") = 0, nb::arg("ring_start") = 0, nb::arg("num_keys") = -1)
+             nb::arg("k_scale") = 0, nb::arg("v_scale") = 0, nb::arg("pages") = 0, nb::arg("ring_start") = 0, nb::arg("num_keys") = -1,
+             nb::arg("k_recent") = 0, nb::arg("v_recent") = 0, nb::arg("recent_first") = 0)
         .def("run", &Attention::run, nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("out"), nb::arg("terms").none(), nb::arg("num_threads"))
         .def("backward", &Attention::backward, nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("grad"), nb::arg("lse"), nb::arg("delta"),
              nb::arg("bucket_grad"), nb::arg("dq"), nb::arg("dk"), nb::arg("dv"), nb::arg("table_grads"), nb::arg("table_sizes"),

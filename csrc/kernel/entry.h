@@ -75,7 +75,7 @@ static int32_t run_task(const Forward& call, const Schedule& how, int64_t task, 
     const int64_t first = part.split * how.split_keys;
     const int64_t last = first + how.split_keys < how.num_keys ? first + how.split_keys : how.num_keys;
     if (part.split > 0) chunk.leave_sinks_out();
-    chunk.run(first, last, !call.masked);
+    chunk.meet(first, last);
     if (how.num_splits == 1)
         chunk.finish();
     else

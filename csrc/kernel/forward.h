@@ -214,18 +214,35 @@ template <class T> struct Workspace {
     }
 };
 
+// Where a stretch of a problem's keys and values lies, and as what; `opened`: half bytes, which become bytes block by block.
+struct Segment {
+    Source keys, values;
+    Element element;
+    bool coded, opened;
+    int64_t k_item, k_last, v_item, v_last;
+
+    static Segment whole(const Forward& c, int64_t problem) {
+        const Element element = c.key_element;
+        return {{c, c.k, element, c.placed.k_page, problem}, {c, c.v, element, c.placed.v_page, problem}, element,
+                is_code(element), element == Element::code4, c.k.item[0], c.k.last, c.v.item[0], c.v.last};
+    }
+    static Segment recent(const Forward& c, int64_t problem) {
+        const Recent& of = c.recent;
+        return {{c, of, of.k, problem}, {c, of, of.v, problem}, of.element, false, false, of.k.item[0], of.k.last, of.v.item[0], of.v.last};
+    }
+};
+
 // One chunk of rows of one problem, and the keys that it has met so far.
 template <class T> struct Chunk {
     const Forward& call;
     const int64_t shared, row0, num_rows, num_keys;
     const int64_t d, e;  // feature size; value size, padded to whole panels
-    const bool few, coded, opened;  // opened: codes are half bytes, which become bytes block by block
-    const bool paired;
+    const bool few, paired;
     const int group_size;
     const FoldHow how;
     const T unit;        // of scores: log2(e) where they are powers of two
     T left_over = T(1);  // of products of pairs: the factor that their queries do not carry
-    const Source keys, values;
+    Segment segment;     // of the keys that are met now
     Workspace<T> work;
     int64_t packed_from = 0, num_packed = 0;  // of the block that was packed last
     bool any_odd_key = false;
@@ -233,12 +250,11 @@ template <class T> struct Chunk {
     Chunk(const Forward& c, int64_t problem, int64_t first, int64_t count, void* memory)
         : call(c), shared(problem), row0(first), num_rows(count), num_keys(c.keys.total()),
           d(c.feature_size), e(padded_values<T>(c.value_size)), few(is_few(c)),
-          coded(is_code(c.key_element)), opened(c.key_element == Element::code4), paired(is_paired<T>(c)),
-          group_size(group_rows_of<T>(c)),
+          paired(is_paired<T>(c)), group_size(group_rows_of<T>(c)),
           how{sizeof(T) == 4 && !c.scored && c.weighing == Weighing::softmax, c.entropy.data != nullptr,
               c.level.data != nullptr || c.argmax.data != nullptr},
-          unit(how.powers_of_two ? static_cast<T>(kLog2E) : T(1)), keys(c, c.k, c.key_element, c.placed.k_page, problem),
-          values(c, c.v, c.key_element, c.placed.v_page, problem), work(c, rounded_up(count, group_size), memory) {
+          unit(how.powers_of_two ? static_cast<T>(kLog2E) : T(1)), segment(Segment::whole(c, problem)),
+          work(c, rounded_up(count, group_size), memory) {
         const T factor = paired ? split_factor(static_cast<T>(c.scale) * unit) : static_cast<T>(c.scale) * unit;
         for (int64_t n = 0; n < num_rows; ++n)
             read_features<T>(c.element, item_at(c, c.rows, c.q, c.element, problem, first + n), d, c.q.last, factor, work.q + n * d);
@@ -261,7 +277,18 @@ template <class T> struct Chunk {
         return rows_verdict(call, terms_shared(), row0 + first_row, count, key0, count_keys);
     }
 
-    // All keys from `first` to `last`: stretches that the mask leaves empty are halved away.
+    // All keys from `first` to `last`, of which those that lie as floats too are met as floats.
+    void meet(int64_t first, int64_t last) {
+        const bool all = !call.masked;
+        const int64_t recent = call.recent.slots ? call.recent.first : last;
+        const int64_t middle = recent < first ? first : recent < last ? recent : last;
+        run(first, middle, all);
+        if (middle == last) return;
+        segment = Segment::recent(call, shared);
+        run(middle, last, all);
+    }
+
+    // Keys of one segment: stretches that the mask leaves empty are halved away.
     void run(int64_t first, int64_t last, bool whole) {
         if (first >= last) return;
         if (!whole) {
@@ -273,7 +300,7 @@ template <class T> struct Chunk {
             const bool in_place = reads_in_place(true);
             for (int64_t key = first, step; key < last; key += step) {
                 step = kBlockKeys;
-                if (in_place && !opened && keys.together(key) < step) step = keys.together(key);
+                if (in_place && !segment.opened && segment.keys.together(key) < step) step = segment.keys.together(key);
                 if (last - key < step) step = last - key;
                 block(key, step, true);
             }
@@ -305,10 +332,10 @@ template <class T> struct Chunk {
 
     // A key and a value of the block that begins at key0.
     QKV_INLINE const void* key_of(int64_t key0, int64_t n) const {
-        return opened ? work.k_codes + n * code_bytes(d) : keys.at(key0 + n);
+        return segment.opened ? work.k_codes + n * code_bytes(d) : segment.keys.at(key0 + n);
     }
     QKV_INLINE const void* value_of(int64_t key0, int64_t n) const {
-        return opened ? work.v_codes + n * code_bytes(call.value_size) : values.at(key0 + n);
+        return segment.opened ? work.v_codes + n * code_bytes(call.value_size) : segment.values.at(key0 + n);
     }
 
     // What a group of rows keeps of a block.
@@ -331,7 +358,7 @@ template <class T> struct Chunk {
             high = of.last > high ? of.last : high;
         }
         if (low >= high) return;
-        bool finite = !coded || load_codes(key0, count);
+        bool finite = !segment.coded || load_codes(key0, count);
         packed_from = low / kCols<T> * kCols<T>, num_packed = high - packed_from;
         if (!in_place) finite &= pack(key0);
         for (int64_t row = 0; row < num_rows; row += group_size) {
@@ -355,21 +382,21 @@ template <class T> struct Chunk {
             };
             const auto value_at = [&](int64_t n) {
                 const int64_t next = key0 + packed_from + n + kBlockKeys;
-                if (next < num_keys) ask_for(keys.at(next), key_bytes);
+                if (next < num_keys) ask_for(segment.keys.at(next), key_bytes);
                 return static_cast<const E*>(value_of(key0, packed_from + n));
             };
             if constexpr (kHasPairs && sizeof(E) == 2 && sizeof(T) == 4) {
                 if (paired) {
                     const int64_t room = rounded_up(num_packed, kPairStep);
-                    any_odd_key = pack_pairs_across(key_at, num_packed, room, d, call.k.last, work.k_pairs, work.odd_keys);
-                    finite = pack_pairs_along(value_at, num_packed, room, call.value_size, call.v.last, work.v_pairs);
+                    any_odd_key = pack_pairs_across(key_at, num_packed, room, d, segment.k_last, work.k_pairs, work.odd_keys);
+                    finite = pack_pairs_along(value_at, num_packed, room, call.value_size, segment.v_last, work.v_pairs);
                     return;
                 }
             }
-            pack_across<T, E>(key_at, num_packed, d, call.k.last, work.k);
-            finite = pack_along<T, E, true>(value_at, num_packed, num_packed, call.value_size, call.v.last, T(1), work.v);
+            pack_across<T, E>(key_at, num_packed, d, segment.k_last, work.k);
+            finite = pack_along<T, E, true>(value_at, num_packed, num_packed, call.value_size, segment.v_last, T(1), work.v);
         };
-        by_key_element<T>(call.key_element, go);
+        by_key_element<T>(segment.element, go);
         return finite;
     }
 
@@ -379,7 +406,7 @@ template <class T> struct Chunk {
         const Source k_scale(call, placed.k_scale, Element::f32, placed.k_scale_page, shared);
         const Source v_scale(call, placed.v_scale, Element::f32, placed.v_scale_page, shared);
         for (int64_t n = 0, run; n < count; n += run) {
-            run = keys.together(key0 + n);
+            run = segment.keys.together(key0 + n);
             if (count - n < run) run = count - n;
             const auto* k_from = static_cast<const float*>(k_scale.at(key0 + n));
             const auto* v_from = static_cast<const float*>(v_scale.at(key0 + n));
@@ -388,10 +415,10 @@ template <class T> struct Chunk {
         }
         float odd = 0;
         for (int64_t n = 0; n < count; ++n) odd += work.v_scales[n] * 0;
-        if (opened) {
+        if (segment.opened) {
             for (int64_t n = 0; n < count; ++n) {
-                open_codes(static_cast<const uint8_t*>(keys.at(key0 + n)), d, work.k_codes + n * code_bytes(d));
-                open_codes(static_cast<const uint8_t*>(values.at(key0 + n)), call.value_size,
+                open_codes(static_cast<const uint8_t*>(segment.keys.at(key0 + n)), d, work.k_codes + n * code_bytes(d));
+                open_codes(static_cast<const uint8_t*>(segment.values.at(key0 + n)), call.value_size,
                            work.v_codes + n * code_bytes(call.value_size));
             }
         }
@@ -416,10 +443,10 @@ template <class T> struct Chunk {
 
     // A block's items, which lie a step apart.
     template <class E> QKV_INLINE Line<const E> key_line(int64_t key0) const {
-        return {static_cast<const E*>(key_of(key0, 0)), opened ? code_bytes(d) : call.k.item[0]};
+        return {static_cast<const E*>(key_of(key0, 0)), segment.opened ? code_bytes(d) : segment.k_item};
     }
     template <class E> QKV_INLINE Line<const E> value_line(int64_t key0) const {
-        return {static_cast<const E*>(value_of(key0, 0)), opened ? code_bytes(call.value_size) : call.v.item[0]};
+        return {static_cast<const E*>(value_of(key0, 0)), segment.opened ? code_bytes(call.value_size) : segment.v_item};
     }
 
     void group(int64_t row, int rows, int64_t key0, int64_t count, const Kept& kept, bool in_place, bool finite) {
@@ -428,10 +455,10 @@ template <class T> struct Chunk {
         const int64_t left = first / kCols<T> * kCols<T>, right = rounded_up(last, kCols<T>);
         if (in_place) {
             const auto go = [&]<class E>(E) QKV_LAMBDA {
-                scores_in_place<T, E>(work.q + row * d, rows, d, key_line<E>(key0), value_line<E>(key0), count, call.k.last,
+                scores_in_place<T, E>(work.q + row * d, rows, d, key_line<E>(key0), value_line<E>(key0), count, segment.k_last,
                                       work.s, kBlockKeys);
             };
-            by_key_element<T>(call.key_element, go);
+            by_key_element<T>(segment.element, go);
         } else if (paired) {
             if constexpr (kHasPairs && sizeof(T) == 4) pair_scores(row, rows, key0, left, right);
         } else {
@@ -441,7 +468,7 @@ template <class T> struct Chunk {
                                work.s + tile * kBlockRows * kBlockKeys + column, kBlockKeys);
         }
         const T none = -static_cast<T>(__builtin_inff());
-        if (coded) scale_scores(rows, first, last);
+        if (segment.coded) scale_scores(rows, first, last);
         if (call.scored || !kept.whole) {
             const Place place{terms_shared(), row0 + row, rows, key0 + first, last - first};
             apply_terms<T>(*call.terms, place, work.s + first, kBlockKeys, !kept.whole, work.terms);
@@ -459,14 +486,14 @@ template <class T> struct Chunk {
         for (int r = rows; r < group_size; ++r) work.shrink[r] = T(0);
         if (call.dropout > 0) drop_weights(row, rows, key0, first, last);
         if (call.num_buckets) add_buckets(row, rows, key0, first, last);
-        if (coded) scale_weights(rows, first, last, finite);
+        if (segment.coded) scale_weights(rows, first, last, finite);
         if (in_place) {
-            const void* next = keys.at(key0 + count < num_keys ? key0 + count : key0);
+            const void* next = segment.keys.at(key0 + count < num_keys ? key0 + count : key0);
             const auto go = [&]<class E>(E) QKV_LAMBDA {
                 values_in_place<T, E>(work.s, kBlockKeys, work.shrink, rows, value_line<E>(key0), count, call.value_size,
-                                      call.v.last, work.sums + row * e, e, next);
+                                      segment.v_last, work.sums + row * e, e, next);
             };
-            by_key_element<T>(call.key_element, go);
+            by_key_element<T>(segment.element, go);
             return;
         }
         // Rows past the last one hold scores of queries that are 0; their sums are never read.
@@ -480,7 +507,7 @@ template <class T> struct Chunk {
                                         work.sums + (row + tile * kBlockRows) * e + panel, e,
                                         work.shrink + tile * kBlockRows);
         }
-        if (!coded && !finite) add_odd(row, rows, key0, first, last);
+        if (!segment.coded && !finite) add_odd(row, rows, key0, first, last);
     }
 
     // A factor in two: a power of two that queries can carry, as it is given back, and the rest, which is left over.
@@ -542,7 +569,7 @@ template <class T> struct Chunk {
                 if (!work.odd_keys[n] && !work.odd_rows[row + r]) continue;
                 const T* q = work.q + (row + r) * d;
                 T sum = T(0);
-                for (int64_t f = 0; f < d; ++f) sum += q[f] * static_cast<T>(widened(key[f * call.k.last]));
+                for (int64_t f = 0; f < d; ++f) sum += q[f] * static_cast<T>(widened(key[f * segment.k_last]));
                 work.s[r * kBlockKeys + packed_from + n] = sum;
             }
         }
@@ -591,14 +618,14 @@ template <class T> struct Chunk {
     // arithmetic has it.
     void add_odd(int64_t row, int rows, int64_t key0, int64_t first, int64_t last) {
         constexpr int64_t kPart = 64;
-        const int64_t step = call.v.last * element_bytes(call.key_element);
+        const int64_t step = segment.v_last * element_bytes(segment.element);
         T part[kPart];
         for (int64_t n = first; n < last; ++n) {
-            const auto* value = static_cast<const char*>(values.at(key0 + n));
+            const auto* value = static_cast<const char*>(segment.values.at(key0 + n));
             for (int64_t f = 0; f < call.value_size; ++f) {
                 if (f % kPart == 0) {
                     const int64_t left = call.value_size - f;
-                    read_features<T>(call.key_element, value + f * step, left < kPart ? left : kPart, call.v.last, T(1), part);
+                    read_features<T>(segment.element, value + f * step, left < kPart ? left : kPart, segment.v_last, T(1), part);
                 }
                 const T x = part[f % kPart];
                 if (is_packed(x)) continue;

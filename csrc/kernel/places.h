@@ -41,35 +41,41 @@ static inline char* item_at(const Problem& problem, const Axes& items, const Vie
 // there on lie a step apart.
 struct Source {
     const char* base;
-    const Axes& axes;
-    const View& view;
-    const Placement& placed;
-    const int32_t* pages;
-    int64_t bytes, page_step;
+    const Axes* axes;
+    const View* view;
+    const int32_t* pages = nullptr;
+    int64_t bytes, page_slots = 1, page_step = 0, ring_start = 0, ring_slots = 0;
 
     Source(const Problem& problem, const View& of, Element element, int64_t step_of_pages, int64_t shared)
-        : axes(problem.keys), view(of), placed(problem.placed), pages(nullptr), bytes(element_bytes(element)),
-          page_step(step_of_pages) {
+        : axes(&problem.keys), view(&of), bytes(element_bytes(element)), page_slots(problem.placed.page_slots),
+          page_step(step_of_pages), ring_start(problem.placed.ring_start), ring_slots(problem.placed.ring_slots) {
         base = static_cast<const char*>(of.data) + offset_of(problem.shared, of.shared, shared) * bytes;
-        if (placed.pages) pages = placed.pages + offset_of(problem.shared, placed.page_shared, shared);
+        if (problem.placed.pages) pages = problem.placed.pages + offset_of(problem.shared, problem.placed.page_shared, shared);
+    }
+
+    // Those that lie once more, as floats: key n at slot n % slots.
+    Source(const Problem& problem, const Recent& recent, const View& of, int64_t shared)
+        : axes(&problem.keys), view(&of), bytes(element_bytes(recent.element)),
+          ring_start(recent.first % recent.slots - recent.first), ring_slots(recent.slots) {
+        base = static_cast<const char*>(of.data) + offset_of(problem.shared, of.shared, shared) * bytes;
     }
 
     QKV_INLINE const void* at(int64_t n) const {
-        if (pages) return base + (pages[n / placed.page_slots] * page_step + n % placed.page_slots * view.item[0]) * bytes;
-        if (placed.ring_slots) {
-            const int64_t slot = placed.ring_start + n;
-            return base + (slot < placed.ring_slots ? slot : slot - placed.ring_slots) * view.item[0] * bytes;
+        if (pages) return base + (pages[n / page_slots] * page_step + n % page_slots * view->item[0]) * bytes;
+        if (ring_slots) {
+            const int64_t slot = ring_start + n;
+            return base + (slot < ring_slots ? slot : slot - ring_slots) * view->item[0] * bytes;
         }
-        return base + offset_of(axes, view.item, n) * bytes;
+        return base + offset_of(*axes, view->item, n) * bytes;
     }
 
     QKV_INLINE int64_t together(int64_t n) const {
-        if (pages) return placed.page_slots - n % placed.page_slots;
-        if (placed.ring_slots) {
-            const int64_t slot = placed.ring_start + n;
-            return slot < placed.ring_slots ? placed.ring_slots - slot : INT64_MAX;
+        if (pages) return page_slots - n % page_slots;
+        if (ring_slots) {
+            const int64_t slot = ring_start + n;
+            return slot < ring_slots ? ring_slots - slot : INT64_MAX;
         }
-        return axes.count == 1 ? INT64_MAX : 1;
+        return axes->count == 1 ? INT64_MAX : 1;
     }
 };
 

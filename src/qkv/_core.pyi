@@ -139,11 +139,12 @@ class Attention:
         placing: dict[str, list[int]] = ...,
     ) -> None:
         """Sizes by role; ``views`` holds the strides of each tensor (q, k, v, out, grad, sink, lse, buckets, dq, dk,
-        dv, k_scale, v_scale) along shared axes, along rows or keys, and along the last axis. Elements are numbered as
-        in csrc/elements.h, -1 for that of q. ``placing`` says where keys lie that are not simply a step apart: either
-        ``ring_slots``, or ``num_pages``, ``page_slots``, ``page_shared`` (steps of the table of pages along shared
-        axes) and ``pages_apart`` (steps from page to page of k, v and their scales). Raises ``InternalError`` for what
-        does not fit.
+        dv, k_scale, v_scale, k_recent, v_recent) along shared axes, along rows or keys, and along the last axis.
+        Elements are numbered as in csrc/elements.h, -1 for that of q. ``placing`` says where keys lie that are not
+        simply a step apart: either ``ring_slots``, or ``num_pages``, ``page_slots``, ``page_shared`` (steps of the
+        table of pages along shared axes) and ``pages_apart`` (steps from page to page of k, v and their scales); and,
+        of codes, ``recent_slots`` and ``recent_element`` of the last keys that lie as floats too. Raises
+        ``InternalError`` for what does not fit.
         """
 
     def forward(
@@ -167,11 +168,15 @@ class Attention:
         pages: int = 0,
         ring_start: int = 0,
         num_keys: int = -1,
+        k_recent: int = 0,
+        v_recent: int = 0,
+        recent_first: int = 0,
     ) -> int:
         """Runs one call on tensors at these addresses (0: not wanted); the lookup that left its table, or -1.
 
         ``num_keys`` is how many of the keys there are this time, all where it is below 0; ``ring_start`` the slot of
-        the first one in a ring, ``pages`` the table of pages: int32, checked up to the last key.
+        the first one in a ring, ``pages`` the table of pages: int32, checked up to the last key. Keys from
+        ``recent_first`` on are read as floats at ``k_recent`` and ``v_recent``, key n at slot ``n % recent_slots``.
         """
 
     def run(self, q: int, k: int, v: int, out: int, terms: Terms | None, num_threads: int) -> None:

@@ -8,7 +8,9 @@ import torch
 import qkv
 from qkv.cache import memory
 from qkv.plan import find
-from tests.cache.kinds import KINDS, PATTERN, PLAIN, TURNED, Kind, prefill, tokens
+from tests.cache.kinds import KINDS, PATTERN, PLAIN, RECENT, TURNED, Kind, prefill, tokens
+
+EVERY = {**KINDS, **RECENT}
 
 
 def parts(kind: Kind, cache: qkv.cache.Cache, cuts: list[int], seed: int = 1) -> torch.Tensor:
@@ -37,10 +39,10 @@ def test_parts_are_the_whole(name: str, strategy: str | None) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", [n for n in KINDS if n != "recurrent"])
+@pytest.mark.parametrize("name", [*(n for n in KINDS if n != "recurrent"), *RECENT])
 def test_codes_and_small_floats_are_met_in_place(name: str, dtype: torch.dtype) -> None:
     """The compiled core on every storage, against the definition fed the same stored numbers."""
-    kind = KINDS[name]
+    kind = EVERY[name]
     for cuts in ([12], list(range(1, 13)), [1, 2, 9, 10, 12]):
         made = {}
         for strategy in ("cpu", "reference"):
@@ -59,9 +61,10 @@ def test_codes_and_small_floats_are_met_in_place(name: str, dtype: torch.dtype) 
         torch.testing.assert_close(made["cpu"], made["reference"], atol=2**-18, rtol=2 * unit)
 
 
-@pytest.mark.parametrize("name", list(KINDS))
+@pytest.mark.parametrize("name", [*KINDS, *RECENT])
 def test_a_second_read_appends_nothing(name: str) -> None:
-    kind, cache = KINDS[name], KINDS[name].make()
+    kind = EVERY[name]
+    cache = kind.make()
     q, k, v = tokens(7, 2)
     first = kind.spec(q, k, v, cache=cache)
     again = kind.spec(q[:, :, -1:], cache=cache)
@@ -128,9 +131,10 @@ def test_a_draft_tree_is_appended_and_one_path_accepted(name: str) -> None:
     torch.testing.assert_close(again, want[:, :, -2:], atol=1e-12, rtol=0.0)
 
 
-@pytest.mark.parametrize("name", list(KINDS))
+@pytest.mark.parametrize("name", [*KINDS, *RECENT])
 def test_beams_follow_their_parents(name: str) -> None:
-    kind, cache = KINDS[name], KINDS[name].make()
+    kind = EVERY[name]
+    cache = kind.make()
     q, k, v = tokens(3, 7, batch=3)
     kind.spec(q, k, v, cache=cache)
     index = [2, 0, 2, 2]
@@ -148,9 +152,9 @@ def state(cache: qkv.cache.Cache) -> tuple[object, ...]:
     return cache.length, cache.nbytes, cache.positions.tolist(), cache.seal, {n: x.tolist() for n, x in bits.items()}
 
 
-@pytest.mark.parametrize("name", list(KINDS))
+@pytest.mark.parametrize("name", [*KINDS, *RECENT])
 def test_a_failure_at_any_allocation_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = KINDS[name]
+    kind = EVERY[name]
     real = memory.allocate
     failures = 0
     for held in (0, 4, 16):
@@ -291,15 +295,16 @@ def test_a_dropped_key_that_holds_nan_touches_nothing(name: str) -> None:
 
 def test_queries_alone_can_learn() -> None:
     q, k, v = tokens(5, 17)
-    for cache in (qkv.cache.Dense(), qkv.cache.Quantized(8), qkv.cache.Ring(9)):
+    for cache in (qkv.cache.Dense(), qkv.cache.Quantized(8, recent=2), qkv.cache.Ring(9)):
         with torch.no_grad():
             cache.append(k, v)
         learner = q[:, :, -1:].clone().requires_grad_()
         spec = qkv.Spec(PATTERN, keep=qkv.causal() & qkv.window(9))
         spec(learner, cache=cache).sum().backward()
         kind = KINDS["int8"] if isinstance(cache, qkv.cache.Quantized) else KINDS["dense"]
+        first = k.shape[2] - 2
         other = q[:, :, -1:].clone().requires_grad_()
-        spec(other, kind.seen(k), kind.seen(v), align="end").sum().backward()
+        spec(other, kind.seen(k, first), kind.seen(v, first), align="end").sum().backward()
         torch.testing.assert_close(learner.grad, other.grad, atol=1e-12, rtol=0.0)
 
 

@@ -17,13 +17,15 @@ from safetensors.torch import save_file
 
 import qkv
 from qkv.cache import Latent, Paged, PagePool, load
-from tests.cache.kinds import KINDS, PATTERN, tokens
+from tests.cache.kinds import KINDS, PATTERN, RECENT, tokens
+
+EVERY = {**KINDS, **RECENT}
 
 
 @pytest.mark.parametrize("count", [0, 1, 9])
-@pytest.mark.parametrize("name", list(KINDS))
+@pytest.mark.parametrize("name", list(EVERY))
 def test_a_cache_comes_back(name: str, count: int, tmp_path: Path) -> None:
-    kind, path = KINDS[name], tmp_path / "cache.safetensors"
+    kind, path = EVERY[name], tmp_path / "cache.safetensors"
     cache = kind.make()
     q, k, v = tokens(count + 2, 1)
     if count:
@@ -83,8 +85,8 @@ def test_the_rotation_must_be_the_same(tmp_path: Path) -> None:
 
 def saved(tmp_path: Path, name: str = "int8") -> Path:
     path = tmp_path / f"{name}.safetensors"
-    cache = KINDS[name].make()
-    KINDS[name].spec(*tokens(4, 5), cache=cache)
+    cache = EVERY[name].make()
+    EVERY[name].spec(*tokens(4, 5), cache=cache)
     cache.save(path)
     return path
 
@@ -117,6 +119,14 @@ CHANGES: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, torch.Tensor]]
     "nibble": ("int4", lambda a, t: t["keys"].fill_(0x81 - 1), "codes or scales out of bounds"),
     "scale": ("int8", lambda a, t: t["keys.scale"].fill_(-1.0), "codes or scales out of bounds"),
     "inf": ("int8", lambda a, t: t["values.scale"].fill_(torch.inf), "codes or scales out of bounds"),
+    "recent": (
+        "recent8",
+        lambda a, t: a["settings"].update(recent=1 << 40),
+        "recent = 1099511627776 is no whole number",
+    ),
+    "fewer": ("recent8", lambda a, t: a["settings"].update(newest=4), "newest = 4 is no whole number from 0 to 3"),
+    "newest": ("recent8", lambda a, t: a["settings"].update(newest=2), '"keys.newest" is torch.float64 of shape'),
+    "no newest": ("recent4", lambda a, t: t.pop("values.newest"), 'it lacks "values.newest"'),
     "features": ("dense", lambda a, t: a.update(features={"q": []}), "features = {'q': []}"),
     "features kind": ("dense", lambda a, t: a.update(features=[1]), "features = [1]"),
     "turned": ("dense", lambda a, t: a.update(turned=3), "turned = 3 is no text"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 import qkv
-from tests.cache.kinds import HEADS, KINDS, Kind, prefill, tokens
+from tests.cache.kinds import HEADS, KINDS, RECENT, Kind, prefill, tokens
 
 RUNS = int(os.environ.get("QKV_CACHE_RUNS", "24"))
 STEPS = 50
@@ -31,11 +31,13 @@ class Script(RuleBasedStateMachine):
         self.held: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.known: dict[int, qkv.cache.Cache] = {}
         self.dropped: dict[int, int] = {}  # how many tokens a ring has let go, which come back by no truncate
+        self.exact: dict[int, int] = {}  # the first token that is seen as it came, where codes are held
         self.seed = 0
 
     def add(self, cache: qkv.cache.Cache, k: torch.Tensor, v: torch.Tensor) -> int:
         number = len(self.known)
         self.known[number], self.held[number], self.dropped[number] = cache, (k, v), 0
+        self.exact[number] = 0
         return number
 
     def draw(self, count: int, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -56,8 +58,21 @@ class Script(RuleBasedStateMachine):
         if isinstance(cache, qkv.cache.Ring):
             gone = k.shape[2] + count - cache.window - cache.spare
             self.dropped[number] = max(self.dropped[number], gone)
+        self.exact[number] = max(self.exact[number], k.shape[2] + count - self.kind.recent)
         out = self.kind.spec(*new, cache=self.known[number])
-        torch.testing.assert_close(out, prefill(self.kind, new[0], *self.held[number]), atol=1e-12, rtol=0.0)
+        want = prefill(self.kind, new[0], *self.held[number], self.exact[number])
+        torch.testing.assert_close(out, want, atol=1e-12, rtol=0.0)
+
+    @rule(number=caches, count=st.integers(1, 4))
+    def fail(self, number: int, count: int) -> None:
+        """An append that comes to nothing, after it was written."""
+        cache, (k, _) = self.known[number], self.held[number]
+        _, new_k, new_v = self.draw(count, k.shape[0])
+        if self.kind.name == "recurrent":  # whose sum is made inside a call
+            return
+        before = cache.snapshot()
+        cache.extend(new_k, new_v)
+        cache.restore(before)
 
     @rule(number=caches, share=st.floats(0.0, 1.0))
     def truncate(self, number: int, share: float) -> None:
@@ -73,11 +88,12 @@ class Script(RuleBasedStateMachine):
                 return
         cache.truncate(count)
         self.held[number] = k[:, :, :count], v[:, :, :count]
+        self.exact[number] = min(self.exact[number], count)
 
     @rule(target=caches, number=caches)
     def fork(self, number: int) -> int:
         twin = self.add(self.known[number].fork(), *self.held[number])
-        self.dropped[twin] = self.dropped[number]
+        self.dropped[twin], self.exact[twin] = self.dropped[number], self.exact[number]
         return twin
 
     @rule(number=caches, data=st.data())
@@ -98,6 +114,7 @@ class Script(RuleBasedStateMachine):
         assert pages or cache.nbytes == 0
         k, v = self.held[number]
         self.held[number], self.dropped[number] = (k[:, :, :0], v[:, :, :0]), 0
+        self.exact[number] = 0
 
     @rule(number=caches)
     def look(self, number: int) -> None:
@@ -116,10 +133,10 @@ class Script(RuleBasedStateMachine):
 
 
 def machine(name: str) -> type[Script]:
-    return type(f"Script_{name}", (Script,), {"kind": KINDS[name]})
+    return type(f"Script_{name}", (Script,), {"kind": {**KINDS, **RECENT}[name]})
 
 
-@pytest.mark.parametrize("name", list(KINDS))
+@pytest.mark.parametrize("name", [*KINDS, *RECENT])
 def test_scripts(name: str) -> None:
     assert HEADS == 1
     run_state_machine_as_test(

@@ -316,6 +316,12 @@ MESSAGES: list[tuple[str, Callable[[], object], type[Exception], str]] = [
         qkv.SpecError,
         "Dense: capacity = 0.\n  Give a whole number of at least 1.",
     ),
+    (
+        "recent",
+        lambda: qkv.cache.Quantized(recent=True),
+        qkv.SpecError,
+        "Quantized: recent = True.\n  Give a whole number of at least 0.",
+    ),
     ("bits", lambda: qkv.cache.Quantized(bits=5), qkv.SpecError, "Quantized: bits = 5.\n  Codes have 8 or 4 bits."),
     (
         "a pool",

@@ -8,14 +8,15 @@ import torch
 import qkv
 from qkv.cache.codec import decode
 from qkv.cache.stored import Stored
-from tests.cache.kinds import KINDS, tokens
+from tests.cache.kinds import KINDS, RECENT, tokens
 
 READ_IN_PLACE = ("ring", "paged", "int8", "int4", "ring8", "paged4")
 
 
 def stored(name: str) -> tuple[Stored, Stored, torch.Tensor, torch.Tensor]:
     """Keys and values of eleven tokens as stored, and what attention sees of those that are held."""
-    kind, cache = KINDS[name], KINDS[name].make()
+    kind = {**KINDS, **RECENT}[name]
+    cache = kind.make()
     _, k, v = tokens(11, 1)
     for n in range(11):
         cache.append(k[:, :, n : n + 1], v[:, :, n : n + 1])
@@ -26,7 +27,7 @@ def stored(name: str) -> tuple[Stored, Stored, torch.Tensor, torch.Tensor]:
     return view.keys, view.values, kind.seen(k)[:, :, -held:], kind.seen(v)[:, :, -held:]
 
 
-@pytest.mark.parametrize("name", READ_IN_PLACE)
+@pytest.mark.parametrize("name", [*READ_IN_PLACE, *RECENT])
 def test_parts_are_what_was_appended(name: str) -> None:
     for found, want in zip(stored(name)[:2], stored(name)[2:], strict=True):
         assert torch.equal(found.whole(), want)
@@ -38,7 +39,7 @@ def test_parts_are_what_was_appended(name: str) -> None:
                 assert torch.equal(found.part(first, last, (1, 0, 1)), want[:, :, first:last])
 
 
-@pytest.mark.parametrize("name", READ_IN_PLACE)
+@pytest.mark.parametrize("name", [*READ_IN_PLACE, *RECENT])
 def test_the_layout_is_the_one_that_kernels_read(name: str) -> None:
     """Each key, found by hand from start, pages and codes."""
     for found, want in zip(stored(name)[:2], stored(name)[2:], strict=True):
@@ -53,7 +54,11 @@ def test_the_layout_is_the_one_that_kernels_read(name: str) -> None:
                     assert found.pages.dtype == torch.int32
                     place = (int(found.pages[b, j // found.page_size]), 0, j % found.page_size)
                 row = found.data[place]
-                if found.bits is not None and found.scale is not None:
+                if found.newest is not None and j >= found.newest.first:
+                    slots = found.newest.data
+                    assert slots.stride(-1) == 1
+                    row = slots[b, 0, j % slots.shape[-2]]
+                elif found.bits is not None and found.scale is not None:
                     row = decode(row, found.scale[place], found.bits, found.feature_size, torch.float64)
                 assert torch.equal(row, want[b, 0, j])
 

@@ -39,7 +39,8 @@ def written(spec: qkv.Spec, cache: qkv.cache.Cache, count: int, seed: int) -> to
 MAKES: dict[str, Callable[[], qkv.cache.Cache]] = {
     "dense": qkv.cache.Dense,
     "ring": lambda: qkv.cache.Ring(6),
-    "codes": lambda: qkv.cache.Quantized(8),
+    "codes": lambda: qkv.cache.Quantized(8, recent=0),
+    "codes and the newest": lambda: qkv.cache.Quantized(4, recent=3),
     "pages": lambda: qkv.cache.Paged(qkv.cache.PagePool(page_size=16)),
     "pages of codes": lambda: qkv.cache.Paged(qkv.cache.PagePool(page_size=16, bits=8)),
 }

@@ -64,23 +64,23 @@ def test_each_prompt_alone_is_continued_with_the_same_tokens(loaded: Loaded, own
 
 
 def test_codes_of_8_bits_leave_texts_as_they_are_for_long(loaded: Loaded, own: Tensor) -> None:
-    """A greedy text turns where two tokens are nearly as likely, which a rounding may decide: of five texts of 100
-    tokens three stay whole where this was written, fewer than the four that are wished for, and none turns early.
+    """A greedy text turns where two tokens are nearly as likely, which a rounding may decide, that of another order of
+    float32 sums too: of five texts of 100 tokens four stay whole where this was written, and none turns early.
     """
     model = qkv.transformers.use(loaded.model)
     found = written(loaded, PROMPTS, Cache(model, bits=8))
     same = (found == own).long().cumprod(-1).sum(-1)
-    assert int(same.min()) >= 30, same
-    assert int((same == 100).sum()) >= 2, same
+    assert int(same.min()) >= 50, same
+    assert int((same == 100).sum()) >= 3, same
 
 
 @torch.no_grad()
 def test_codes_of_8_bits_move_perplexity_by_less_than_half_a_percent(loaded: Loaded) -> None:
-    """Each token is read by itself, so that all keys but its own come from the cache."""
+    """Each token is read by itself and none is held as it came, so that all keys come from codes."""
     model: Any = qkv.transformers.use(loaded.model)
     ids = loaded.tokenizer(TEXT, return_tensors="pt").input_ids
     exact = float(torch.exp(model(ids, labels=ids).loss))
-    cache = Cache(model, bits=8)
+    cache = Cache(model, bits=8, recent=0)
     logits = [model(ids[:, n : n + 1], past_key_values=cache).logits for n in range(ids.shape[1] - 1)]
     loss = torch.nn.functional.cross_entropy(torch.cat(logits, dim=1)[0], ids[0, 1:])
     assert ids.shape[1] > 120
@@ -89,3 +89,11 @@ def test_codes_of_8_bits_move_perplexity_by_less_than_half_a_percent(loaded: Loa
     floats = 2 * 30 * ids.shape[1] * plain.num_key_value_heads * (plain.hidden_size // plain.num_attention_heads) * 4
     slots = cache.layers[0].cache.state.keys.num_slots
     assert cache.nbytes <= 0.27 * floats * slots / ids.shape[1]
+
+
+def test_the_newest_tokens_fit_into_the_bytes_of_a_long_context() -> None:
+    """Room for 32,768 tokens in a layer of SmolLM2."""
+    cache = qkv.cache.Quantized(bits=8, capacity=32768)
+    cache.append(torch.zeros(1, 3, 1, 64), torch.zeros(1, 3, 1, 64))
+    assert cache.recent == 64
+    assert cache.nbytes <= 0.27 * 2 * 3 * 32768 * 64 * 4

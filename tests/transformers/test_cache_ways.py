@@ -256,6 +256,15 @@ def test_what_is_refused_and_how_it_is_said() -> None:
     )
     with pytest.raises(qkv.SpecError, match="bits = 5"):
         Cache(model, bits=5)
+    with pytest.raises(qkv.SpecError) as alone:
+        Cache(model, recent=8)
+    assert str(alone.value) == (
+        "Cache: recent = 8, and no bits.\n"
+        "  Beside codes the newest tokens are held as they came; give bits=8 or bits=4, or leave recent out."
+    )
+    with pytest.raises(qkv.SpecError, match="Quantized: recent = -1"):
+        Cache(model, bits=8, recent=-1)
+    assert [Cache(model, bits=4, recent=n).layers[0].cache.recent for n in (0, 5, None)] == [0, 5, 64]
     with pytest.raises(qkv.SpecError) as name:
         qkv.transformers.use(model, cache="int2")  # type: ignore[arg-type]
     assert str(name.value) == 'use: cache = \'int2\'.\n  Known: "auto", "dense", "ring", "int8", "int4".'

@@ -110,7 +110,8 @@ class Tensor {
     std::unique_ptr<char, Free> memory_;
 };
 
-// The same keys and values in a ring or in pages of their own, or as codes, or both.
+// The same keys and values in a ring or in pages of their own, or as codes, or both; the last ones beside codes as floats,
+// where their codes say something else.
 class PlacedKeys {
   public:
     PlacedKeys(Input& in, const Problem& call, const Tensor& k, const Tensor& v)
@@ -133,11 +134,18 @@ class PlacedKeys {
             placed.pages = reinterpret_cast<const int32_t*>(table_memory_.get());
             placed.page_shared[0] = each;
         }
+        if (is_code(element_) && in.one_in(2)) {
+            recent.slots = in.range(1, 70), recent.first = std::max<int64_t>(0, num_keys_ - in.range(0, recent.slots));
+            recent.element = in.one_in(2) ? Element::f32 : in.one_in(2) ? Element::bf16 : Element::f16;
+            k_recent_ = fill_recent(call.feature_size, k, recent.k), v_recent_ = fill_recent(call.value_size, v, recent.v);
+        }
         k_ = fill(call.feature_size, k, call.k, kview, placed.k_scale, placed.k_page, placed.k_scale_page, k_scales_);
         v_ = fill(call.value_size, v, call.v, vview, placed.v_scale, placed.v_page, placed.v_scale_page, v_scales_);
     }
 
-    void put(Problem& call) const { call.placed = placed, call.key_element = element_, call.k = kview, call.v = vview; }
+    void put(Problem& call) const {
+        call.placed = placed, call.recent = recent, call.key_element = element_, call.k = kview, call.v = vview;
+    }
 
   private:
     using Bytes = std::unique_ptr<char[]>;
@@ -160,6 +168,19 @@ class PlacedKeys {
             view.shared[n] = step, step *= shared_.size[n];
         }
     }
+    Bytes fill_recent(int64_t size, const Tensor& from, View& view) const {
+        const int64_t bytes = element_bytes(recent.element), items = shared_.total() * recent.slots;
+        Bytes out(new char[at(items * size * bytes)]);
+        for (int64_t n = 0; n < items * size; ++n) write(recent.element, out.get() + n * bytes, NAN);
+        view.item[0] = size, view.last = 1, view.data = out.get();
+        int64_t step = recent.slots * size;
+        for (int n = shared_.count - 1; n >= 0; --n) view.shared[n] = step, step *= shared_.size[n];
+        for (int64_t b = 0; b < shared_.total(); ++b)
+            for (int64_t n = recent.first; n < num_keys_; ++n)
+                for (int64_t f = 0; f < size; ++f)
+                    write(recent.element, out.get() + ((b * recent.slots + n % recent.slots) * size + f) * bytes, from.get(b, n, f));
+        return out;
+    }
     Bytes fill(int64_t size, const Tensor& from, const View&, View& view, View& scale, int64_t& page, int64_t& scale_page, Bytes& scales) {
         const int64_t runs = (size + kCodeRun - 1) / kCodeRun;
         const int64_t row = element_ == Element::code4 ? runs * kCodeRun / 2 : size, bytes = element_bytes(element_);
@@ -178,7 +199,7 @@ class PlacedKeys {
                     for (int64_t f = 0; f < size; ++f) write(element_, to + f * bytes, from.get(b, n, f));
                     continue;
                 }
-                bool finite = true;
+                bool finite = !(recent.slots > 0 && n >= recent.first);
                 for (int64_t f = 0; f < size; ++f) finite = finite && std::isfinite(from.get(b, n, f));
                 const float by = finite ? kScale : NAN;
                 std::memcpy(scales.get() + item * 4, &by, 4);
@@ -194,6 +215,7 @@ class PlacedKeys {
   public:
     static constexpr float kScale = 0.25f;  // values of codes are whole numbers of it, small enough for half bytes
     Placement placed;
+    Recent recent;
     View kview, vview;
 
   private:
@@ -201,7 +223,7 @@ class PlacedKeys {
     int64_t num_keys_, lanes_ = 1, slots_ = 1, units_ = 1;
     Element element_;
     std::vector<int32_t> table_;
-    Bytes table_memory_, k_, v_, k_scales_, v_scales_;
+    Bytes table_memory_, k_, v_, k_scales_, v_scales_, k_recent_, v_recent_;
 };
 
 Axes axes_of(Input& in, int most, int64_t largest, int64_t least) {

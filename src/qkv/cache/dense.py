@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..errors import CacheError, SpecError
 from .codec import BITS
+from .newest import Recent
 from .protocol import Cache, View
 from .slots import Slots
 from .standing import NOWHERE, Standing, checked_count
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 LEAST = 16
 """Slots of a first allocation that is left to grow."""
 
+RECENT = 64
+"""Tokens that a quantized cache holds as they came too."""
+
 
 @dataclass(frozen=True, slots=True)
 class State:
@@ -29,6 +33,7 @@ class State:
     keys: Slots | None = None
     values: Slots | None = None
     standing: Standing = NOWHERE
+    recent: Recent | None = None
 
 
 class Dense(Cache):
@@ -47,6 +52,8 @@ class Dense(Cache):
 
     kind: ClassVar[str] = "dense"
     bits: int | None = None
+    recent: int = 0
+    """How many of the newest tokens are held as they came too."""
 
     def __init__(self, capacity: int | None = None) -> None:
         super().__init__()
@@ -59,8 +66,8 @@ class Dense(Cache):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of both tensors."""
-        return sum(x.nbytes for x in (self.state.keys, self.state.values) if x is not None)
+        """Bytes of all tensors."""
+        return sum(x.nbytes for x in (self.state.keys, self.state.values, self.state.recent) if x is not None)
 
     def extend(
         self,
@@ -78,7 +85,12 @@ class Dense(Cache):
         keys.put(used, k)
         values.put(used, v)
         self.rows = rows
-        self.state = State(keys, values, standing)
+        self.state = State(keys, values, standing, self._recent(used, k, v))
+
+    def _recent(self, used: int, k: Tensor, v: Tensor) -> Recent | None:
+        if not self.recent:
+            return None
+        return (self.state.recent or Recent.room(k, v, self.recent, used)).followed(used, k, v)
 
     def _room(self, used: int, needed: int, k: Tensor, v: Tensor) -> tuple[Slots, Slots]:
         keys, values = self.state.keys, self.state.values
@@ -112,7 +124,8 @@ class Dense(Cache):
     def truncate(self, count: int) -> None:
         """Keeps the first ``count`` tokens; storage stays."""
         kept = checked_count(self.kind, count, self.length)
-        self.state = replace(self.state, standing=self.state.standing.cut(kept))
+        recent = None if self.state.recent is None else self.state.recent.cut(kept)
+        self.state = replace(self.state, standing=self.state.standing.cut(kept), recent=recent)
 
     def fork(self) -> Self:
         """A copy of the used slots."""
@@ -121,7 +134,8 @@ class Dense(Cache):
             used = self.length
             num_slots = self.capacity if self.capacity is not None else max(LEAST, used)
             keys, values = self.state.keys.grown(num_slots, used), self.state.values.grown(num_slots, used)
-            twin.state = replace(self.state, keys=keys, values=values)
+            recent = None if self.state.recent is None else self.state.recent.copied()
+            twin.state = replace(self.state, keys=keys, values=values, recent=recent)
         return self.adopt(twin)
 
     def _like(self) -> Self:
@@ -132,7 +146,8 @@ class Dense(Cache):
         chosen = self.sequences(index)
         keys, values, standing = self._held()
         rows = None if self.rows is None else replace(self.rows, shared=(chosen.numel(), *self.rows.shared[1:]))
-        self.state = State(keys.chosen(chosen), values.chosen(chosen), standing.chosen(chosen))
+        recent = None if self.state.recent is None else self.state.recent.chosen(chosen)
+        self.state = State(keys.chosen(chosen), values.chosen(chosen), standing.chosen(chosen), recent)
         self.rows = rows
 
     def record(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -144,10 +159,13 @@ class Dense(Cache):
 class Quantized(Dense):
     """All tokens as codes of ``bits`` (8 or 4) with a float32 scale for each token and head; ``capacity`` as ``Dense``.
 
-    ``x ~ scale * code`` with ``|x - scale * code| <= scale / 2`` exactly. Strategies that read codes take it.
+    ``x ~ scale * code`` with ``|x - scale * code| <= scale / 2`` exactly. The ``recent`` newest tokens are held as they
+    came too, in ``2 * recent`` more slots, and are read instead of their codes: attention looks at them most, so that
+    this brings a text much nearer to that of floats (after Liu et al. 2024, KIVI, section 3.2). ``truncate`` leaves
+    fewer of them until others follow. Strategies that read codes take it.
 
     >>> import qkv, torch
-    >>> cache = qkv.cache.Quantized(bits=8)
+    >>> cache = qkv.cache.Quantized(bits=8, recent=0)
     >>> cache.append(torch.randn(1, 2, 64, 64), torch.randn(1, 2, 64, 64))
     >>> cache.nbytes / (2 * 2 * 64 * 64 * 4)  # of float32
     0.265625
@@ -155,12 +173,13 @@ class Quantized(Dense):
 
     kind: ClassVar[str] = "quantized"
 
-    def __init__(self, bits: int = 8, capacity: int | None = None) -> None:
+    def __init__(self, bits: int = 8, capacity: int | None = None, recent: int = RECENT) -> None:
         super().__init__(capacity)
         self.bits = checked_bits("Quantized", bits)
+        self.recent = whole("Quantized", "recent", recent, least=0)
 
     def _like(self) -> Self:
-        return type(self)(self.bits or 8, self.capacity)
+        return type(self)(self.bits or 8, self.capacity, self.recent)
 
     @property
     def storage(self) -> frozenset[str]:
@@ -168,14 +187,20 @@ class Quantized(Dense):
         return frozenset({"quantized"})
 
     def view(self) -> View:
-        """Codes and scales."""
+        """Codes and scales, and the newest rows beside them."""
         keys, values, standing = self._held()
-        return View(keys.stored(0, standing.count), values.stored(0, standing.count), standing)
+        newest = (None, None) if self.state.recent is None else self.state.recent.read()
+        first, second = (x.stored(0, standing.count, new) for x, new in zip((keys, values), newest, strict=True))
+        return View(first, second, standing)
 
     def record(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """The used slots, with the number of bits."""
+        """The used slots, with the number of bits, and the newest rows in order."""
         settings, tensors = super().record()
-        return {**settings, "bits": self.bits}, tensors
+        settings |= {"bits": self.bits, "recent": self.recent}
+        if self.state.recent is not None:
+            settings["newest"] = self.length - self.state.recent.first
+            tensors |= self.state.recent.recorded(self.length)
+        return settings, tensors
 
 
 def recorded(keys: Slots | None, values: Slots | None, standing: Standing, used: int) -> dict[str, Tensor]:

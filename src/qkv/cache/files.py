@@ -17,6 +17,7 @@ from .dense import Dense, Quantized
 from .dense import State as DenseState
 from .latent import Latent
 from .latent import State as LatentState
+from .newest import Recent
 from .paged import Paged
 from .pool import PagePool
 from .protocol import Cache, Rows
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 FORMAT = "qkv cache 1"
 
 MOST_TOKENS = 1 << 48
+MOST_RECENT = 1 << 16
+"""Tokens held as they came too, for which a file makes room."""
 
 
 def save(cache: Cache, path: str | os.PathLike[str]) -> None:
@@ -226,7 +229,8 @@ def _dense(file: File) -> Cache:
     capacity, bits, rows = file.maybe(file.settings, "capacity"), file.bits(), file.rows()
     if (bits is None) != (file.kind == "dense"):
         raise file.fail(f"bits = {bits!r} in a {file.kind} cache")
-    cache = Dense(capacity) if bits is None else Quantized(bits, capacity)
+    window = file.number(file.settings, "recent", most=MOST_RECENT) if "recent" in file.settings else 0
+    cache = Dense(capacity) if bits is None else Quantized(bits, capacity, window)
     count = file.number(file.about, "count")
     if capacity is not None and count > capacity:
         raise file.fail(f"it holds {count} tokens and has a capacity of {capacity}")
@@ -237,9 +241,17 @@ def _dense(file: File) -> Cache:
     values = file.slots("values", rows.shared, count, rows.value_size, rows, bits)
     standing = file.standing(count, rows)
     room = capacity if capacity is not None else max(count, 16)
-    cache.state = DenseState(keys.grown(room, count), values.grown(room, count), standing)
+    recent = _recent(file, rows, window, count) if cache.recent else None
+    cache.state = DenseState(keys.grown(room, count), values.grown(room, count), standing, recent)
     cache.rows = rows
     return cache
+
+
+def _recent(file: File, rows: Rows, window: int, count: int) -> Recent:
+    held = file.number(file.settings, "newest", most=min(window, count))
+    keys = file.take("keys.newest", (*rows.shared, held, rows.feature_size), rows.dtype)
+    values = file.take("values.newest", (*rows.shared, held, rows.value_size), rows.dtype)
+    return Recent.restored(keys, values, window, count)
 
 
 def _ring(file: File) -> Cache:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from . import memory
 from .codec import encode_into, width
-from .stored import Stored
+from .stored import Newest, Stored
 
 if TYPE_CHECKING:
     import torch
@@ -87,10 +87,10 @@ class Slots:
         """Where the data lie."""
         return self.data.device
 
-    def stored(self, start: int, count: int) -> Stored:
+    def stored(self, start: int, count: int, newest: Newest | None = None) -> Stored:
         """What strategies read, without pages."""
         return Stored(
-            self.data, self.scale, self.bits, start, count, None, 0, None, self.feature_size, self.working_dtype
+            self.data, self.scale, self.bits, start, count, None, 0, None, self.feature_size, self.working_dtype, newest
         )
 
     @property

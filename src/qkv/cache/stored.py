@@ -17,6 +17,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Newest:
+    """The rows from ``first`` on as they came: row n lies at slot ``n % slots`` of ``data [shared..., slot, feature]``,
+    the feature contiguous.
+    """
+
+    data: Tensor
+    first: int
+
+    def part(self, first: int, last: int, within: tuple[int, int, int] | None = None) -> Tensor:
+        """Rows ``first`` to ``last - 1``; ``within`` as in ``Stored.part``."""
+        data = self.data
+        if within is not None:
+            axis, low, high = within
+            data = data.narrow(axis, low, high - low)
+        return _cyclic(data, -2, first % data.shape[-2], last - first)
+
+
+@dataclass(frozen=True, slots=True)
 class Stored:
     """All keys, or all values, of a cache.
 
@@ -27,7 +45,8 @@ class Stored:
     of any sequence. ``pages``: int32 ``[batch, most pages or more]``; slot j of sequence b is ``pages[b, j //
     page_size]`` at ``j % page_size``, and unused entries are 0. ``lengths``: int64 ``[batch]`` where sequences have
     different numbers of keys: ``part`` has zeros behind them. ``feature_size``: features in a row, packed or not.
-    ``dtype``: what codes become in ``part``.
+    ``dtype``: what codes become in ``part``. ``newest``: the last rows once more, which are read instead of their
+    codes; None where there are none, and always in pages.
     """
 
     data: Tensor
@@ -40,6 +59,7 @@ class Stored:
     lengths: Tensor | None
     feature_size: int
     dtype: torch.dtype
+    newest: Newest | None = None
 
     @property
     def shared(self) -> tuple[int, ...]:
@@ -53,6 +73,11 @@ class Stored:
 
         ``within`` is a shared axis and the range along it that is wanted; other elements of that axis are left out.
         """
+        newest = self.newest
+        if newest is not None and last > newest.first:
+            begin = max(first, newest.first)
+            rows = newest.part(begin, last, within).to(self.dtype)
+            return rows if begin == first else _joined(self.part(first, begin, within), rows)
         data, scale = self._cut(first, last, within)
         if scale is not None and self.bits is not None:
             return decode(data, scale, self.bits, self.feature_size, self.dtype)
@@ -107,6 +132,12 @@ class Stored:
             else:
                 taken = taken.masked_fill(past.unsqueeze(-1), 0)
         return taken, scales
+
+
+def _joined(before: Tensor, after: Tensor) -> Tensor:
+    import torch
+
+    return torch.cat((before, after), dim=-2)
 
 
 def _cyclic(x: Tensor, axis: int, begin: int, count: int) -> Tensor:

@@ -35,7 +35,8 @@ LOOKED_AT = 4096
 def _holds_finite(stored: Stored) -> bool:
     """Whether every number that is stored is finite; of codes, the scales say it."""
     if stored.scale is not None and stored.pages is None:
-        return finite.is_finite(stored.scale)
+        newest = stored.newest
+        return finite.is_finite(stored.scale) and (newest is None or finite.is_finite(newest.data))
     parts = range(0, stored.count, LOOKED_AT)
     return all(finite.is_finite(stored.part(first, min(first + LOOKED_AT, stored.count))) for first in parts)
 

@@ -33,6 +33,7 @@ from .tile_program import FlatTable, compiled, described, readable
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..cache.newest import Recent
     from ..cache.slots import Slots
     from ..core import Attention, Terms
     from ..spec import Spec
@@ -212,6 +213,9 @@ def answer(spec: Spec, q: Any, cache: Any, *, lse: bool = False) -> Result | Non
         pages=0 if held.pages is None else held.pages.data_ptr(),
         ring_start=held.start,
         num_keys=standing.count,
+        k_recent=0 if held.recent is None else held.recent.keys.data.data_ptr(),
+        v_recent=0 if held.recent is None else held.recent.values.data.data_ptr(),
+        recent_first=0 if held.recent is None else held.recent.first,
     )
     if outside >= 0 and step.program is not None:
         raise outside_error(step.program.lookups[outside])
@@ -219,12 +223,15 @@ def answer(spec: Spec, q: Any, cache: Any, *, lse: bool = False) -> Result | Non
 
 
 class _Held(NamedTuple):
-    """A cache's storage: keys and values, the table of pages or None, and the slot of a ring's first key."""
+    """A cache's storage: keys and values, the table of pages or None, the slot of a ring's first key, and the newest
+    rows beside codes or None.
+    """
 
     keys: Slots
     values: Slots
     pages: Tensor | None
     start: int
+    recent: Recent | None
 
 
 def _held(q: Any, cache: Any) -> _Held | None:
@@ -236,17 +243,18 @@ def _held(q: Any, cache: Any) -> _Held | None:
         return None
     if type(cache) is Paged:
         found = cache.reading()
-        return None if found is None else _Held(*found, 0)
+        return None if found is None else _Held(*found, 0, None)
     if state.keys is None or state.values is None:
         return None
-    return _Held(state.keys, state.values, None, getattr(state, "start", 0))
+    return _Held(state.keys, state.values, None, getattr(state, "start", 0), getattr(state, "recent", None))
 
 
 def _key(q: Tensor, cache: Any, held: _Held, lse: bool) -> tuple[object, ...]:
     """What the step is known by beside its spec."""
     k, v = held.keys.data, held.values.data
     table = None if held.pages is None else held.pages.shape
-    layout = (k.shape, v.shape, k.stride(), v.stride(), k.dtype, table)
+    recent = None if held.recent is None else (held.recent.keys.data.shape, held.recent.keys.dtype)
+    layout = (k.shape, v.shape, k.stride(), v.stride(), k.dtype, table, recent)
     return (q.shape, q.stride(), q.dtype, cache.kind, layout, lse, forced())
 
 
@@ -298,7 +306,7 @@ def remember(spec: Spec, q: Tensor, k: Any, v: Any, cache: Cache, bound: Bound, 
         0,
         views,
         key_element=kept.element,
-        placing={"ring_slots": [slots]} if isinstance(cache, Ring) else kept.placing if held.pages is not None else {},
+        placing={"ring_slots": [slots]} if isinstance(cache, Ring) else kept.placing,
         out=job.dtype,
     )
     nothing = bound.q.new_empty(())

@@ -61,6 +61,16 @@ def placed(shape: Shape, keys: Stored, values: Stored) -> Placed:
             "pages_apart": apart,
         }
         addresses["pages"] = keys.pages.data_ptr()
+    elif keys.newest is not None and values.newest is not None:
+        data = keys.newest.data, values.newest.data
+        views["k_recent"], views["v_recent"] = (
+            _strides(shape, x, y) for x, y in zip((keys, values), data, strict=True)
+        )
+        if shape.lead:
+            (_, *rest), item, last = views["k_recent"]
+            views["k_recent"] = [keys.feature_size // 2, *rest], item, last
+        placing = {"recent_slots": [data[0].shape[-2]], "recent_element": [element_of(data[0].dtype)]}
+        addresses |= {"k_recent": data[0].data_ptr(), "v_recent": data[1].data_ptr(), "recent_first": keys.newest.first}
     elif keys.start + keys.count > keys.data.shape[-2] or keys.start:
         placing = {"ring_slots": [keys.data.shape[-2]]}
         addresses["ring_start"] = keys.start

@@ -237,7 +237,13 @@ _QKV = Policy(
     "qkv's own caches, allocated for the context: dense, ring for windows, latent, recurrent",
     "the kinds of qkv's caches, each allocated once for the whole context",
     _least,
-    ("full: dense, tokens", "window and chunk: ring, min(tokens, span)", "latent: tokens", "cross: source"),
+    (
+        "full: dense, tokens",
+        "window and chunk: ring, min(tokens, span)",
+        "latent: tokens",
+        "cross: source",
+        "int8 and int4: codes and scales; the newest tokens as they came (128 slots in full layers) are not counted",
+    ),
     frozenset({"f32", "f16", "bf16", "int8", "int4"}),
 )
 

@@ -30,8 +30,9 @@ class Cache(hf.TransformersCache):
     ``kind="auto"`` holds all tokens in layers of full attention, the window alone in sliding layers, and latents in
     layers of multi-head latent attention (DeepSeek V2, V3). ``"dense"`` holds all tokens in every layer; ``"ring"`` is
     as ``"auto"`` and asks that there be a sliding layer. ``capacity``: room for so many tokens, allocated once, in
-    layers that hold all. ``bits``: 8 or 4 to hold codes. Layers of other kinds (linear attention, indexed attention)
-    are transformers' own. With an attention that is not qkv's, models get ordinary tensors and the same results.
+    layers that hold all. ``bits``: 8 or 4 to hold codes; of layers that hold all, the ``recent`` newest tokens as they
+    came too (64 where it is not said, 0 for none). Layers of other kinds (linear attention, indexed attention) are
+    transformers' own. With an attention that is not qkv's, models get ordinary tensors and the same results.
     Raises ``SpecError`` for settings that are not known, ``ModelError`` for those that the model has no use for.
 
     >>> import qkv.transformers
@@ -50,8 +51,19 @@ class Cache(hf.TransformersCache):
     """
 
     def __init__(
-        self, model: PreTrainedModel, kind: Kind = "auto", capacity: int | None = None, bits: int | None = None
+        self,
+        model: PreTrainedModel,
+        kind: Kind = "auto",
+        capacity: int | None = None,
+        bits: int | None = None,
+        recent: int | None = None,
     ) -> None:
+        if recent is not None and bits is None:
+            raise SpecError(
+                f"Cache: recent = {recent!r:.80}, and no bits.\n"
+                "  Beside codes the newest tokens are held as they came; give bits=8 or bits=4, or leave recent out."
+            )
+        window = qkv.cache.Quantized(bits or 8).recent if recent is None else recent
         if kind not in ("auto", "dense", "ring"):
             raise SpecError(f'Cache: kind = {kind!r:.80}.\n  Known: "auto", "dense", "ring".')
         config: Any = model.config
@@ -76,7 +88,7 @@ class Cache(hf.TransformersCache):
             elif layer_type in SLIDING and kind != "dense":
                 layers.append(Layer(qkv.cache.Ring(said["sliding_window"], bits=bits), asks))
             elif layer_type in SLIDING or layer_type == "full_attention":
-                made = qkv.cache.Dense(capacity) if bits is None else qkv.cache.Quantized(bits, capacity)
+                made = qkv.cache.Dense(capacity) if bits is None else qkv.cache.Quantized(bits, capacity, window)
                 layers.append(Layer(made, asks))
             else:
                 layers.append(hf.caches.DYNAMIC_LAYER_TYPE_MAPPING[layer_type](**said))

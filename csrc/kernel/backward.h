@@ -144,8 +144,9 @@ template <class T> struct BackTask {
 
     void group(int64_t row, int rows, int64_t key0, int64_t count, bool whole) {
         const auto ask = [&](int64_t key, int64_t width) { return verdict(row, rows, key0 + key, width); };
-        int64_t first, last;
-        if (!kept_stretch(ask, count, first, last, whole)) return;
+        const Kept kept = kept_stretch(ask, count, whole);
+        if (!kept.any()) return;
+        const int64_t first = kept.first, last = kept.last;
         constexpr int C = kCols<T>;
         const int tiles = (rows + kBlockRows - 1) / kBlockRows;
         const int64_t left = first / C * C, right = rounded_up(last, C);
@@ -160,12 +161,12 @@ template <class T> struct BackTask {
         if (call.scored)
             for (int r = 0; r < rows; ++r)
                 memcpy(work.raw + r * kBackKeys + first, work.scores + r * kBackKeys + first, sizeof(T) * (last - first));
-        if (call.scored || !whole)
-            apply_terms<T>(*call.terms, place, work.scores + first, kBackKeys, !whole, work.terms);
+        if (call.scored || !kept.whole)
+            change_scores<T>(call, {place.shared, place.row0, rows, key0, count}, kept, work.scores, kBackKeys, work.terms);
         if (call.num_buckets) add_bucket_grads(row, place, first);
         for (int r = 0; r < rows; ++r) derive_row(row, r, key0, left, right, first, last);
         if (call.scored)
-            terms_backward<T>(*call.terms, place, work.raw + first, kBackKeys, work.slopes + first, kBackKeys, !whole,
+            terms_backward<T>(*call.terms, place, work.raw + first, kBackKeys, work.slopes + first, kBackKeys, !kept.whole,
                               tables, work.terms);
         add_products(row, rows, key0, first, last, tiles);
     }

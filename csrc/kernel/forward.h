@@ -16,7 +16,8 @@ namespace qkv::QKV_TARGET {
 
 constexpr int kBlockKeys = kMostTogether;
 constexpr int kMostChunkRows = 384;
-constexpr int kStepKeys = 32;  // masks are asked for stretches of this many keys within a block
+constexpr int kStepKeys = 32;  // masks are asked for stretches of this many keys within a block,
+constexpr int kWideKeys = 64;  // after those of two
 constexpr int64_t kMaskRows = 64;  // where masks made of blocks change from row to row: groups are asked for in two there
 constexpr int kFewRows = 8;    // so few rows are not worth packing K for
 
@@ -44,29 +45,81 @@ static Verdict rows_verdict(const Problem& call, int64_t shared, int64_t row, in
     return keep_verdict(*call.terms, shared, row + before, rows - before, key, keys) == above ? above : found;
 }
 
-// The part of a block that rows keep, from the first stretch that is not empty to the last one; false where there is
-// none. `ask(key, width)` is the mask's verdict; `whole` says whether all of the part is kept.
-template <class Ask>
-QKV_INLINE bool kept_stretch(const Ask& ask, int64_t count, int64_t& first, int64_t& last, bool& whole) {
-    first = 0, last = count;
-    if (whole) return true;
+// What rows keep of a block: the keys from `first` to `last`. Where that is not the whole of them, bits say more of the
+// stretches between (bit n: from n * kStepKeys on): kept in part, or not at all; and of those kept in part, where the first
+// `edge` rows keep all and the others nothing, and where it is the other way round.
+struct Kept {
+    int64_t first = 0, last = 0;
+    bool whole = false;
+    uint32_t partial = 0, empty = 0, above = 0, below = 0;
+    int edge = 0;
+
+    bool any() const { return first < last; }
+};
+
+// What is kept of `count` keys. `ask(key, width)` is the mask's verdict; `whole` says that all of them are.
+template <class Ask> QKV_INLINE Kept kept_stretch(const Ask& ask, int64_t count, bool whole) {
+    static_assert(kBlockKeys <= 32 * kStepKeys && kWideKeys == 2 * kStepKeys);
+    if (whole) return {0, count, true};
     const Verdict found = ask(0, count);
-    if (found == Verdict::none) return false;
-    whole = found == Verdict::all;
-    if (whole || count <= kStepKeys) return true;
-    int64_t covered = 0;  // keys of stretches that are kept whole
-    bool any = false;
-    for (int64_t step = 0; step < count; step += kStepKeys) {
-        const int64_t width = count - step < kStepKeys ? count - step : kStepKeys;
-        const Verdict part = ask(step, width);
-        if (part == Verdict::none) continue;
-        if (!any) first = step;
-        any = true;
-        last = step + width;
-        if (part == Verdict::all) covered += width;
+    if (found == Verdict::none) return {};
+    if (found == Verdict::all) return {0, count, true};
+    Kept kept;
+    uint32_t empty = 0;
+    const auto note = [&](int64_t step, int64_t width, Verdict part) {
+        const uint32_t bit = uint32_t{1} << step / kStepKeys;
+        if (part == Verdict::none) {
+            empty |= bit;
+            return;
+        }
+        if (!kept.any()) kept.first = step, empty = 0;
+        kept.last = step + width, kept.empty = empty;  // those behind the last one are none of its part
+        if (part == Verdict::some) kept.partial |= bit;
+    };
+    for (int64_t wide = 0; wide < count; wide += kWideKeys) {
+        const int64_t all = count - wide < kWideKeys ? count - wide : kWideKeys;
+        const Verdict both = all == count ? Verdict::some : ask(wide, all);
+        for (int64_t step = wide; step < wide + all; step += kStepKeys) {
+            const int64_t width = wide + all - step < kStepKeys ? wide + all - step : kStepKeys;
+            note(step, width, both != Verdict::some || width == all ? both : ask(step, width));
+        }
     }
-    whole = any && covered == last - first;
-    return any;
+    kept.whole = kept.partial == 0 && kept.empty == 0;
+    return kept;
+}
+
+// What terms make of the scores of a block: stretches that are kept whole pay nothing for the mask, nor do rows that keep all
+// of one.
+template <class T>
+static void change_scores(const Problem& call, const Place& block, const Kept& kept, T* s, int64_t stride, Scratch& scratch) {
+    const T none = -static_cast<T>(__builtin_inff());
+    const auto bits = [&](int64_t key) {
+        const int64_t n = key / kStepKeys;
+        return (kept.partial >> n & 1) | (kept.empty >> n & 1) << 1 | (kept.above >> n & 1) << 2 | (kept.below >> n & 1) << 3;
+    };
+    const auto drop = [&](int64_t row, int64_t rows, int64_t from, int64_t to) {
+        for (int64_t r = row; r < row + rows; ++r)
+            for (int64_t n = from; n < to; ++n) s[r * stride + n] = none;
+    };
+    const auto apply = [&](int64_t row, int64_t rows, int64_t from, int64_t to, bool masked) {
+        const Place place{block.shared, block.row0 + row, rows, block.key0 + from, to - from};
+        if (call.scored || masked) apply_terms<T>(*call.terms, place, s + row * stride + from, stride, masked, scratch);
+    };
+    if (kept.whole) return apply(0, block.rows, kept.first, kept.last, false);
+    const auto end = [&](int64_t key) { return kept.last - key < kStepKeys ? kept.last : key + kStepKeys; };
+    for (int64_t from = kept.first, to; from < kept.last; from = to) {
+        const uint32_t found = bits(from);
+        for (to = end(from); to < kept.last && bits(to) == found; to = end(to)) {}
+        const bool above = found & 4, below = found & 8;
+        if (found & 2) {
+            drop(0, block.rows, from, to);
+        } else if (above || below) {
+            drop(above ? kept.edge : 0, above ? block.rows - kept.edge : kept.edge, from, to);
+            apply(above ? 0 : kept.edge, above ? kept.edge : block.rows - kept.edge, from, to, false);
+        } else {
+            apply(0, block.rows, from, to, found & 1);
+        }
+    }
 }
 
 // Calls go(E{}) with the type of elements: only the loops that meet them are made for every type.
@@ -338,22 +391,78 @@ template <class T> struct Chunk {
         return segment.opened ? work.v_codes + n * code_bytes(call.value_size) : segment.values.at(key0 + n);
     }
 
-    // What a group of rows keeps of a block.
-    struct Kept {
-        int64_t first, last;
-        bool any, whole;
+    // The mask's verdicts for one block, which groups of rows share: it is asked for kMaskRows rows at once, and for a group
+    // alone only where these keep a part, or keep and drop.
+    struct Verdicts {
+        const Chunk& chunk;
+        const int64_t key0, count, offset;  // offset: rows of the first kMaskRows that stand before the chunk
+        // Of stretches, of two stretches, and of the block; 0: not asked.
+        static constexpr int kSteps = kBlockKeys / kStepKeys, kWides = kBlockKeys / kWideKeys;
+        uint8_t found[kMostChunkRows / kMaskRows + 1][kSteps + kWides + 1];
+
+        Verdicts(const Chunk& of, int64_t key, int64_t keys)
+            : chunk(of), key0(key), count(keys), offset(of.mask_offset()) {
+            memset(found, 0, sizeof found);
+        }
+
+        Verdict ask(int64_t row, int64_t rows, int64_t key, int64_t width) {
+            if (chunk.num_rows <= kMaskRows) return chunk.verdict(row, rows, key0 + key, width);
+            const Verdict first = shared((row + offset) / kMaskRows, key, width);
+            const Verdict last = shared((row + rows - 1 + offset) / kMaskRows, key, width);
+            if (first == Verdict::some || last == Verdict::some) return chunk.verdict(row, rows, key0 + key, width);
+            return first == last ? first : Verdict::some;
+        }
+
+        Verdict shared(int64_t part, int64_t key, int64_t width) {
+            constexpr int64_t all = kSteps + kWides;
+            const int64_t wide = kSteps + key / kWideKeys;
+            const int64_t slot = width == count && count > kWideKeys ? all : width > kStepKeys ? wide : key / kStepKeys;
+            const auto settles = [&](int64_t over) { return found[part][over] != 0 && found[part][over] != known(Verdict::some); };
+            if (settles(all)) return verdict_of(found[part][all]);
+            if (slot != all && settles(wide)) return verdict_of(found[part][wide]);
+            if (found[part][slot] == 0) {
+                const int64_t first = part * kMaskRows - offset, begin = first < 0 ? 0 : first;
+                const int64_t end = first + kMaskRows < chunk.num_rows ? first + kMaskRows : chunk.num_rows;
+                found[part][slot] = known(chunk.verdict(begin, end - begin, key0 + key, width));
+            }
+            return verdict_of(found[part][slot]);
+        }
+        static uint8_t known(Verdict of) { return static_cast<uint8_t>(1 + static_cast<int>(of)); }
+        static Verdict verdict_of(uint8_t known) { return static_cast<Verdict>(known - 1); }
+
+        // Of what a group keeps in part: where rows on one side of an edge of kMaskRows keep all, those on the other nothing.
+        void find_edge(int64_t row, int64_t rows, Kept& kept) {
+            const int64_t first = (row + offset) / kMaskRows, last = (row + rows - 1 + offset) / kMaskRows;
+            if (kept.partial == 0 || first == last || chunk.num_rows <= kMaskRows) return;
+            kept.edge = static_cast<int>(last * kMaskRows - offset - row);
+            for (int64_t key = kept.first; key < kept.last; key += kStepKeys) {
+                const uint32_t bit = uint32_t{1} << key / kStepKeys;
+                if (!(kept.partial & bit)) continue;
+                const int64_t width = count - key < kStepKeys ? count - key : kStepKeys;
+                const Verdict before = shared(first, key, width), after = shared(last, key, width);
+                if (before == Verdict::all && after == Verdict::none) kept.above |= bit;
+                if (before == Verdict::none && after == Verdict::all) kept.below |= bit;
+            }
+        }
     };
+
+    // How many rows of a run of kMaskRows stand before the chunk, as they are counted within the last row axis.
+    int64_t mask_offset() const {
+        const int64_t run = call.rows.count ? call.rows.size[call.rows.count - 1] : 1;
+        return row0 % run % kMaskRows;
+    }
 
     void block(int64_t key0, int64_t count, bool whole) {
         const bool in_place = reads_in_place(whole);
         Kept kept[kMostChunkRows / kGroupRows];
+        Verdicts verdicts(*this, key0, count);
         int64_t low = count, high = 0;  // of all groups
         for (int64_t row = 0; row < num_rows; row += group_size) {
             Kept& of = kept[row / group_size];
-            of.whole = whole;
-            const auto ask = [&](int64_t key, int64_t width) { return verdict(row, group_rows(row), key0 + key, width); };
-            of.any = kept_stretch(ask, count, of.first, of.last, of.whole);
-            if (!of.any) continue;
+            const auto ask = [&](int64_t key, int64_t width) { return verdicts.ask(row, group_rows(row), key, width); };
+            of = kept_stretch(ask, count, whole);
+            if (!of.any()) continue;
+            verdicts.find_edge(row, group_rows(row), of);
             low = of.first < low ? of.first : low;
             high = of.last > high ? of.last : high;
         }
@@ -363,7 +472,7 @@ template <class T> struct Chunk {
         if (!in_place) finite &= pack(key0);
         for (int64_t row = 0; row < num_rows; row += group_size) {
             const Kept& of = kept[row / group_size];
-            if (of.any) group(row, group_rows(row), key0, count, of, in_place, finite);
+            if (of.any()) group(row, group_rows(row), key0, count, of, in_place, finite);
         }
     }
 
@@ -469,10 +578,8 @@ template <class T> struct Chunk {
         }
         const T none = -static_cast<T>(__builtin_inff());
         if (segment.coded) scale_scores(rows, first, last);
-        if (call.scored || !kept.whole) {
-            const Place place{terms_shared(), row0 + row, rows, key0 + first, last - first};
-            apply_terms<T>(*call.terms, place, work.s + first, kBlockKeys, !kept.whole, work.terms);
-        }
+        if (call.scored || !kept.whole)
+            change_scores<T>(call, {terms_shared(), row0 + row, rows, key0, count}, kept, work.s, kBlockKeys, work.terms);
         for (int r = 0; r < rows; ++r) {
             for (int64_t n = left; n < first; ++n) work.s[r * kBlockKeys + n] = none;
             for (int64_t n = last; n < right; ++n) work.s[r * kBlockKeys + n] = none;

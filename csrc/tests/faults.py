@@ -60,6 +60,42 @@ PLACES, GEMM, ROWS, TERMS, IN_PLACE = (
 )
 
 FAULTS = [
+    Fault(
+        "what is known of two stretches is taken for the block",
+        FORWARD,
+        "if (slot != all && settles(wide)) return",
+        "if (settles(wide)) return",
+    ),
+    Fault(
+        "rows on the other side of an edge are kept",
+        FORWARD,
+        "if (before == Verdict::all && after == Verdict::none) kept.above |= bit;",
+        "if (before == Verdict::all && after == Verdict::none) kept.below |= bit;",
+    ),
+    Fault(
+        "an empty stretch between two others is kept",
+        FORWARD,
+        "kept.last = step + width, kept.empty = empty;",
+        "kept.last = step + width, kept.empty = 0;",
+    ),
+    Fault(
+        "an edge of rows is counted from the chunk's first row",
+        FORWARD,
+        "kept.edge = static_cast<int>(last * kMaskRows - offset - row);",
+        "kept.edge = static_cast<int>(last * kMaskRows - row) - static_cast<int>(rows) / 2;",
+    ),
+    Fault(
+        "the newest keys are read from their codes",
+        FORWARD,
+        "const int64_t recent = call.recent.slots ? call.recent.first : last;",
+        "const int64_t recent = call.recent.slots ? call.recent.first + 1 : last;",
+    ),
+    Fault(
+        "the newest keys are looked for where the ring begins",
+        PLACES,
+        "ring_start(recent.first % recent.slots - recent.first)",
+        "ring_start(-recent.first)",
+    ),
     Fault("a mask keeps one key less", TERMS, "QKV_COMPARE(le_##s, T, a <= b)", "QKV_COMPARE(le_##s, T, a < b)"),
     Fault("a mask keeps one key more", TERMS, "QKV_COMPARE(lt_##s, T, a < b)", "QKV_COMPARE(lt_##s, T, a <= b)"),
     Fault(

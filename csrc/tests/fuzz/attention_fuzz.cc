@@ -275,14 +275,30 @@ BoundCase make_terms(Input& in, const Problem& call) {
     parts.nodes.push_back(slope);                                                     // 10
     parts.nodes.push_back(operation(Op::mul, Kind::real, 10, 8));                     // 11
     parts.nodes.push_back(operation(Op::add, Kind::real, 9, 11));                     // 12
-    const int masks[] = {-1, 2, 4, 5};
-    parts.keep = masks[in.range(0, 3)];
+    const auto whole = [&](int64_t value) {
+        Node node{};
+        node.op = Op::constant, node.kind = Kind::whole, node.whole = value;
+        parts.nodes.push_back(node);
+    };
+    whole(64), whole(2), whole(0);                                                    // 13, 14, 15
+    parts.nodes.push_back(operation(Op::floordiv, Kind::whole, 0, 13));               // 16
+    parts.nodes.push_back(operation(Op::floordiv, Kind::whole, 1, 13));               // 17
+    parts.nodes.push_back(operation(Op::add, Kind::whole, 16, 17));                   // 18
+    parts.nodes.push_back(operation(Op::mod, Kind::whole, 18, 14));                   // 19
+    parts.nodes.push_back(operation(Op::eq, Kind::boolean, 19, 15));                  // 20: blocks of 64, every other one
+    const int masks[] = {-1, 2, 4, 5, 20};
+    parts.keep = masks[in.range(0, 4)];
     if (in.one_in(2)) parts.score = 12, parts.by_score = 6, out.slope = 0.5;
     // often so that a group of rows stands astride an edge of blocks
-    const int64_t first = keys > 256 && in.one_in(2) ? 256 - in.range(0, rows) : in.range(-4, keys);
+    int64_t first = keys > 256 && in.one_in(2) ? 256 - in.range(0, rows) : in.range(-4, keys);
+    if (parts.keep == 20 && !in.one_in(3)) first = 64 * in.range(0, 2);  // edges are where runs of rows meet
     const std::vector<Coordinate> coordinates{{Role::row, rows, 1, first}, {Role::key, keys, 1, 0}, {Role::key, all, 1, 0}};
     out.kept.reset(new unsigned char[at(std::max<int64_t>(all, 1))]);
-    for (int64_t n = 0; n < all; ++n) out.kept[at(n)] = !in.one_in(3);
+    const bool in_runs = in.one_in(2);
+    for (int64_t n = 0; n < all;) {
+        const int64_t end = std::min(all, n + (in_runs ? in.range(1, 100) : 1));
+        for (const bool kept = !in.one_in(3); n < end; ++n) out.kept[at(n)] = kept;
+    }
     const std::vector<TableParts> tables{{{out.kept.get(), Elements::boolean, 0}, {all}, {1}, in.one_in(2)}};
     const Graph graph(parts);
     out.bound = graph.bind(coordinates, tables, call.element == Element::f64);
@@ -352,6 +368,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     call.shared = axes_of(in, 2, 3, 1);
     call.rows = axes_of(in, 2, in.one_in(4) ? 130 : 20, 1);
     call.keys = axes_of(in, 2, in.one_in(3) ? 300 : 40, in.one_in(10) ? 0 : 1);
+    bool shrinks = true;
     switch (in.range(0, 11)) {  // so many keys, or rows, that the work of one problem is cut
         case 0: call.keys.size[0] = in.range(2048, 2600), call.keys.count = 1; break;
         case 1: call.rows.size[0] = in.range(390, 800), call.rows.count = 1, call.keys.size[0] = in.range(1, 9), call.keys.count = 1; break;
@@ -359,10 +376,15 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             call.rows.size[0] = in.range(9, 40), call.rows.count = 1, call.keys.size[0] = in.range(257, 600), call.keys.count = 1;
             call.shared.count = 1, call.shared.size[0] = 1;
             break;
+        case 3:  // groups of rows that share what the mask says of a block
+            call.rows.size[0] = in.range(65, 140), call.rows.count = 1, call.keys.size[0] = in.range(40, 300), call.keys.count = 1;
+            call.shared.count = 1, call.shared.size[0] = 1;
+            shrinks = false;
+            break;
         default: break;
     }
     for (int64_t* run : {&call.rows.size[call.rows.count - 1], &call.shared.size[call.shared.count - 1]}) {
-        while (*run > 1 && call.shared.total() * call.rows.total() * call.keys.total() > 8000 && *run < 390) *run = (*run + 1) / 2;
+        while (shrinks && *run > 1 && call.shared.total() * call.rows.total() * call.keys.total() > 8000 && *run < 390) *run = (*run + 1) / 2;
     }
     call.feature_size = in.range(1, in.one_in(3) ? 70 : 20), call.value_size = in.range(1, in.one_in(3) ? 70 : 20);
     call.scale = static_cast<double>(in.range(-4, 8)) / 8;

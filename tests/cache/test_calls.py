@@ -87,6 +87,23 @@ def test_two_maps_read_storage_in_place(name: str) -> None:
     torch.testing.assert_close(out, prefill(kind, *tokens(9, 1)), atol=1e-12, rtol=0.0)
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_two_maps_read_codes_and_the_newest_in_place(bits: int, dtype: torch.dtype) -> None:
+    """Features of both maps beside one another, in codes and in the rows beside them."""
+    spec = qkv.Spec(PATTERN, keep=qkv.causal(), weights=qkv.differential(0.3))
+    made = torch.Generator().manual_seed(3)
+    q, k, v = (torch.randn(2, heads, 9, 64, generator=made).to(dtype) for heads in (4, 2, 2))
+    found = {}
+    for strategy in ("cpu", "reference"):
+        cache = qkv.cache.Quantized(bits, recent=3)
+        with qkv.strategy(strategy), torch.inference_mode():
+            cuts = ((0, 5), (5, 6), (6, 9))
+            found[strategy] = torch.cat([spec(*(x[:, :, a:b] for x in (q, k, v)), cache=cache) for a, b in cuts], 2)
+    unit = 2**-24 if dtype == torch.float32 else 2**-8
+    torch.testing.assert_close(found["cpu"], found["reference"], atol=2**-17, rtol=4 * unit)
+
+
 def test_merged_axes_and_other_layouts_are_the_same_cache() -> None:
     spec = qkv.Spec("b i (h g) d, b j h d, b j h e -> b i (h g) e", keep=qkv.causal(), position=qkv.rope())
     q, k, v = (x.transpose(1, 2).contiguous() for x in tokens(6, 3))

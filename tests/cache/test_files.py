@@ -108,6 +108,7 @@ CHANGES: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, torch.Tensor]]
     "bits": ("int8", lambda a, t: a["settings"].update(bits=3), "bits = 3"),
     "no bits": ("int8", lambda a, t: a["settings"].update(bits=None), "bits = None in a quantized cache"),
     "capacity": ("int8", lambda a, t: a["settings"].update(capacity=2), "holds 4 tokens and has a capacity of 2"),
+    "room": ("int8", lambda a, t: a["settings"].update(capacity=1 << 47), "what it asks for cannot be allocated"),
     "dtype": ("dense", lambda a, t: a.update(dtype="float8"), "dtype = 'float8'"),
     "shared": ("dense", lambda a, t: a.update(shared=[2]), "of shape (2, 1, 4, 4), and should be"),
     "shared kind": ("dense", lambda a, t: a.update(shared="2"), "shared = '2'"),

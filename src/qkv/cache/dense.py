@@ -161,8 +161,8 @@ class Quantized(Dense):
 
     ``x ~ scale * code`` with ``|x - scale * code| <= scale / 2`` exactly. The ``recent`` newest tokens are held as they
     came too, in ``2 * recent`` more slots, and are read instead of their codes: attention looks at them most, so that
-    this brings a text much nearer to that of floats (after Liu et al. 2024, KIVI, section 3.2). ``truncate`` leaves
-    fewer of them until others follow. Strategies that read codes take it.
+    this brings a text much nearer to that of floats (after Liu et al. 2024, KIVI, arXiv 2402.02750). ``truncate``
+    leaves fewer of them until others follow. Strategies that read codes take it.
 
     >>> import qkv, torch
     >>> cache = qkv.cache.Quantized(bits=8, recent=0)

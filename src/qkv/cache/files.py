@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from ..errors import CacheError
+from ..errors import CacheError, QkvError
 from .codec import BITS, width
 from .dense import Dense, Quantized
 from .dense import State as DenseState
@@ -100,7 +100,12 @@ def load(
         raise _damaged(path, f"its kind is {file.kind!r:.40}")
     if file.kind == "latent" and (up_k is None or up_v is None):
         raise CacheError("load: a latent cache needs its up-projections.\n  Give up_k= and up_v=, as to Latent.")
-    cache = makers[file.kind](file)
+    try:
+        cache = makers[file.kind](file)
+    except QkvError:
+        raise
+    except (MemoryError, RuntimeError) as error:  # torch says with the latter that memory is short
+        raise _damaged(path, f"what it asks for cannot be allocated: {error}") from error
     if file.tensors:
         raise _damaged(path, f"it holds {', '.join(sorted(file.tensors))} beside what its kind has")
     cache.features = file.features()

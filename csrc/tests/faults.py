@@ -131,7 +131,7 @@ FAULTS = [
     Fault(
         "scales are read past the end of a ring or a page",
         FORWARD,
-        "run = keys.together(key0 + n);",
+        "run = segment.keys.together(key0 + n);",
         "run = count;",
     ),
     Fault(
@@ -207,14 +207,14 @@ FAULTS = [
     Fault(
         "a ring goes on past its end",
         PLACES,
-        "slot < placed.ring_slots ? slot : slot - placed.ring_slots) * view.item[0] * bytes;",
-        "slot <= placed.ring_slots ? slot : slot - placed.ring_slots) * view.item[0] * bytes;",
+        "slot < ring_slots ? slot : slot - ring_slots) * view->item[0] * bytes;",
+        "slot <= ring_slots ? slot : slot - ring_slots) * view->item[0] * bytes;",
     ),
     Fault(
         "pages are read in their physical order",
         PLACES,
-        "base + (pages[n / placed.page_slots] * page_step",
-        "base + (n / placed.page_slots * page_step",
+        "base + (pages[n / page_slots] * page_step",
+        "base + (n / page_slots * page_step",
     ),
     Fault(
         "the halves of a byte change places",

@@ -153,6 +153,6 @@ def test_the_script_finds_a_truncate_that_forgets_nothing(monkeypatch: pytest.Mo
         run_state_machine_as_test(
             machine("dense"),
             settings=settings(
-                max_examples=50, stateful_step_count=20, deadline=None, database=None, phases=[Phase.generate]
+                max_examples=400, stateful_step_count=40, deadline=None, database=None, phases=[Phase.generate]
             ),
         )

@@ -66,6 +66,8 @@ RECENT = {
 }
 """Caches where what attention sees of a token depends on how many follow it."""
 
+EVERY = {**KINDS, **RECENT}
+
 BATCH, HEADS, GROUP, FEATURE, VALUE = 2, 1, 2, 4, 3
 
 

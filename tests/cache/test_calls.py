@@ -8,9 +8,7 @@ import torch
 import qkv
 from qkv.cache import memory
 from qkv.plan import find
-from tests.cache.kinds import KINDS, PATTERN, PLAIN, RECENT, TURNED, Kind, prefill, tokens
-
-EVERY = {**KINDS, **RECENT}
+from tests.cache.kinds import EVERY, KINDS, PATTERN, PLAIN, RECENT, TURNED, Kind, prefill, tokens
 
 
 def parts(kind: Kind, cache: qkv.cache.Cache, cuts: list[int], seed: int = 1) -> torch.Tensor:

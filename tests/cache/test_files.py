@@ -17,9 +17,7 @@ from safetensors.torch import save_file
 
 import qkv
 from qkv.cache import Latent, Paged, PagePool, load
-from tests.cache.kinds import KINDS, PATTERN, RECENT, tokens
-
-EVERY = {**KINDS, **RECENT}
+from tests.cache.kinds import EVERY, KINDS, PATTERN, tokens
 
 
 @pytest.mark.parametrize("count", [0, 1, 9])

@@ -41,9 +41,8 @@ def placed(shape: Shape, keys: Stored, values: Stored) -> Placed:
     if keys.bits != values.bits or keys.data.dtype != values.data.dtype:
         raise InternalError("a cache stores keys and values in two ways; please report this")
     views = {"k": _strides(shape, keys, keys.data), "v": _strides(shape, values, values.data)}
-    if shape.lead:  # one map after the other in a row
-        (_, *rest), item, last = views["k"]
-        views["k"] = [_half(keys), *rest], item, last
+    if shape.lead:
+        views["k"] = _by_map(views["k"], _half(keys))
     addresses = {"k": keys.data.data_ptr(), "v": values.data.data_ptr()}
     if keys.scale is not None and values.scale is not None:
         views["k_scale"] = _strides(shape, keys, keys.scale.unsqueeze(-1))
@@ -67,8 +66,7 @@ def placed(shape: Shape, keys: Stored, values: Stored) -> Placed:
             _strides(shape, x, y) for x, y in zip((keys, values), data, strict=True)
         )
         if shape.lead:
-            (_, *rest), item, last = views["k_recent"]
-            views["k_recent"] = [keys.feature_size // 2, *rest], item, last
+            views["k_recent"] = _by_map(views["k_recent"], keys.feature_size // 2)
         placing = {"recent_slots": [data[0].shape[-2]], "recent_element": [element_of(data[0].dtype)]}
         addresses |= {"k_recent": data[0].data_ptr(), "v_recent": data[1].data_ptr(), "recent_first": keys.newest.first}
     elif keys.start + keys.count > keys.data.shape[-2] or keys.start:
@@ -83,6 +81,12 @@ def _strides(shape: Shape, stored: Stored, x: Tensor) -> Strides:
     if stored.pages is not None:
         shared[0] = 0  # the batch is in the table of pages
     return [0] * len(shape.lead) + shared, [item], last
+
+
+def _by_map(strides: Strides, step: int) -> Strides:
+    """The same for maps that lie one after the other in a row, ``step`` apart."""
+    (_, *rest), item, last = strides
+    return [step, *rest], item, last
 
 
 def _half(keys: Stored) -> int:

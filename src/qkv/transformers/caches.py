@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 import qkv
+from qkv.cache.dense import RECENT
 from qkv.errors import ModelError, SpecError
 
 from . import hf
@@ -63,7 +64,7 @@ class Cache(hf.TransformersCache):
                 f"Cache: recent = {recent!r:.80}, and no bits.\n"
                 "  Beside codes the newest tokens are held as they came; give bits=8 or bits=4, or leave recent out."
             )
-        window = qkv.cache.Quantized(bits or 8).recent if recent is None else recent
+        window = RECENT if recent is None else recent
         if kind not in ("auto", "dense", "ring"):
             raise SpecError(f'Cache: kind = {kind!r:.80}.\n  Known: "auto", "dense", "ring".')
         config: Any = model.config

@@ -13,7 +13,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 import qkv
-from qkv.cache.dense import RECENT
 from qkv.errors import ModelError, SpecError
 
 from . import hf
@@ -64,7 +63,7 @@ class Cache(hf.TransformersCache):
                 f"Cache: recent = {recent!r:.80}, and no bits.\n"
                 "  Beside codes the newest tokens are held as they came; give bits=8 or bits=4, or leave recent out."
             )
-        window = RECENT if recent is None else recent
+        newest = {} if recent is None else {"recent": recent}
         if kind not in ("auto", "dense", "ring"):
             raise SpecError(f'Cache: kind = {kind!r:.80}.\n  Known: "auto", "dense", "ring".')
         config: Any = model.config
@@ -89,7 +88,7 @@ class Cache(hf.TransformersCache):
             elif layer_type in SLIDING and kind != "dense":
                 layers.append(Layer(qkv.cache.Ring(said["sliding_window"], bits=bits), asks))
             elif layer_type in SLIDING or layer_type == "full_attention":
-                made = qkv.cache.Dense(capacity) if bits is None else qkv.cache.Quantized(bits, capacity, window)
+                made = qkv.cache.Dense(capacity) if bits is None else qkv.cache.Quantized(bits, capacity, **newest)
                 layers.append(Layer(made, asks))
             else:
                 layers.append(hf.caches.DYNAMIC_LAYER_TYPE_MAPPING[layer_type](**said))

@@ -168,6 +168,23 @@ def test_blocks_nest_and_end_even_by_an_error() -> None:
     assert taken() == "cpu"
 
 
+def test_a_block_can_be_entered_again_and_decorates_functions() -> None:
+    def taken() -> str:
+        return CAUSAL.plan(Q, K, V).strategy
+
+    block = qkv.strategy("reference")
+    with block, qkv.strategy("chunked"), block:
+        assert taken() == "reference"
+    assert taken() == "cpu"
+
+    @qkv.strategy("chunked")
+    def deep(more: int) -> list[str]:
+        return [taken(), *(deep(more - 1) if more else [])]
+
+    assert deep(2) == ["chunked"] * 3
+    assert taken() == "cpu"
+
+
 def test_threads_have_their_own() -> None:
     names = ("reference", "chunked", "sdpa", None)
     seen: dict[str | None, str] = {}

@@ -124,21 +124,26 @@ def test_a_step_in_the_middle_of_another_one_changes_nothing(
     make: Callable[[], qkv.cache.Cache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As of two threads that share a spec. The mask goes by position: with another length it keeps other keys."""
+    between, busy, plain = tokens(1, 2), [True], steps.maker
+
+    def maker(*like: Any) -> Callable[[], torch.Tensor]:
+        new = plain(*like)
+
+        def meanwhile() -> torch.Tensor:
+            if not busy:  # once, and not for the step that is made here
+                busy.append(True)
+                spec(*between, cache=other)
+                busy.clear()
+            return new()
+
+        return meanwhile
+
+    monkeypatch.setattr(steps, "maker", maker)
     spec = qkv.Spec(PATTERN, keep=qkv.causal() & qkv.window(6) & qkv.keep(lambda i, j: (i + j) % 3 != 0))
     alone = written(spec, make(), 20, 0)
     other = make()
     written(spec, other, 18, 1)  # of as many slots
-    between, entered = tokens(1, 2), list[bool]()
-    plain = steps._empty
-
-    def empty(*shape: Any, **named: Any) -> torch.Tensor:
-        if not entered:  # once, and not for the step that is made here
-            entered.append(True)
-            spec(*between, cache=other)
-            entered.clear()
-        return plain(*shape, **named)
-
-    monkeypatch.setattr(steps, "_empty", empty)
+    busy.clear()
     assert torch.equal(written(spec, make(), 20, 0), alone)
     assert 18 < other.length <= 32
 

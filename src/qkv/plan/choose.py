@@ -6,9 +6,8 @@ Strategies register themselves here when the run room is imported. A forced stra
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import ContextDecorator
+from contextvars import ContextVar, Token
 
 from ..errors import InternalError, Refused, SpecError
 from .capability import Strategy, refusals
@@ -47,10 +46,28 @@ def forced() -> str | None:
     return _forced.get()
 
 
-@contextmanager
-def strategy(name: str) -> Generator[None]:
+class Forced(ContextDecorator):
+    """A block in which every call runs by one strategy; what was asked for around it holds again after it."""
+
+    __slots__ = ("name", "tokens")
+
+    def __init__(self, name: str | None) -> None:
+        self.name = name
+        self.tokens: list[Token[str | None]] = []
+
+    def __enter__(self) -> None:
+        self.tokens.append(_forced.set(self.name))
+
+    def __exit__(self, *raised: object) -> None:
+        _forced.reset(self.tokens.pop())
+
+    def _recreate_cm(self) -> Forced:
+        return Forced(self.name)  # each call of a decorated function has its own block, in whatever thread
+
+
+def strategy(name: str) -> Forced:
     """Inside the block every call runs by the named strategy, or raises ``Refused`` with the reasons; it never falls
-    back.
+    back. Decorates functions too.
 
     Raises ``SpecError`` for a name that no strategy has. Safe in threads and async tasks, each of which has its own.
 
@@ -61,21 +78,12 @@ def strategy(name: str) -> Generator[None]:
     """
     if not isinstance(name, str) or name not in _strategies:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise SpecError(f'strategy "{name}" is not known.\n  Known: {", ".join(_strategies)}.')
-    token = _forced.set(name)
-    try:
-        yield
-    finally:
-        _forced.reset(token)
+    return Forced(name)
 
 
-@contextmanager
-def unforced() -> Generator[None]:
+def unforced() -> Forced:
     """Inside the block the planner chooses, whatever the caller asked for: how a strategy runs a part of its work."""
-    token = _forced.set(None)
-    try:
-        yield
-    finally:
-        _forced.reset(token)
+    return Forced(None)
 
 
 def choose(request: Request, name: str | None) -> Plan:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 REMEMBERED = 256
 """How many signatures a spec remembers; the oldest is forgotten first."""
 
+_autocast = torch.is_autocast_enabled
+
 
 @dataclass(slots=True)
 class Prepared:
@@ -105,11 +107,11 @@ def attention(
         word = _traced_spec(pattern, words, tuple(term.word for term in terms), scale)
         options = {"positions": positions, "align": align, "dropout": dropout, "seed": seed, "sizes": sizes}
         return traced.traced(word, [], *tensors, options)[0]
-    parts = (pattern, position, score, keep, weights)
     known = None
     said = () if align is positions is None else quick.said_by({"align": align, "positions": positions})
     if said is not None and sizes is seed is None and type(dropout) is float and not dropout:
-        known = quick.signature(parts, q, k, v, scale, said)
+        who = (id(pattern), id(position), id(score), id(keep), id(weights))
+        known = quick.signature(who, q, k, v, scale, said)
         if known is not None:
             output = quick.answer(known, *tensors)
             if output is not None:
@@ -121,7 +123,7 @@ def attention(
     )
     if known is not None:
         options = {"align": align, "positions": positions} if said else {}
-        return door.output(spec, q, k, v, options, quick.Alias(known, parts))
+        return door.output(spec, q, k, v, options, quick.Alias(known, (pattern, position, score, keep, weights)))
     return spec(q, k, v, positions=positions, align=align, dropout=dropout, seed=seed, sizes=sizes)
 
 
@@ -209,8 +211,8 @@ class Door:
         if traced.is_tracing():
             return traced.traced(spec.word, spec.learned, q, k, v, options)[0]
         said = quick.said_by(options) if options else ()
-        known = None if said is None else quick.signature((spec,), q, k, v, None, said)
-        if known is None or torch.is_autocast_enabled("cpu"):
+        known = None if said is None else quick.signature((id(spec),), q, k, v, None, said)
+        if known is None or _autocast("cpu"):
             return self.run(spec, q, k, v, options).output
         output = quick.answer(known, q, k, v, quick.memory(spec))
         if output is not None:
@@ -226,7 +228,7 @@ class Door:
             return traced.traced(spec.word, list(given), q, k, v, options)[0]
         said = quick.said_by(options) if options else ()
         known = None if said is None else filling.signature(spec, q, k, v, given, said)
-        if known is None or torch.is_autocast_enabled("cpu"):
+        if known is None or _autocast("cpu"):
             return self.run(spec, q, k, v, options, given).output
         output = filling.answer(spec, known, q, k, v, given)
         if output is not None:

@@ -20,7 +20,7 @@ from .ordinary import ordinary
 from .tile_program import compiled, described, readable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -42,8 +42,7 @@ class Filled:
     coordinates: list[tuple[int, int, int, int]]
     tables: tuple[tuple[int | Tensor, bool], ...]
     wide: bool
-    shape: tuple[int, ...]
-    dtype: torch.dtype
+    new: Callable[[], Tensor]
     last: tuple[tuple[int, ...], Terms] | None = None
 
     def terms(self, tables: list[Tensor]) -> Terms:
@@ -69,7 +68,7 @@ def signature(spec: Spec, q: Any, k: Any, v: Any, given: Sequence[Tensor], said:
     """What the call is known by; None where it is not one for the quick way."""
     if not all(ordinary(x, x, x) for x in given):
         return None
-    known = quick.signature((spec,), q, k, v, None, said)
+    known = quick.signature((id(spec),), q, k, v, None, said)
     return None if known is None else (*known, *[part for x in given for part in (x.shape, x.stride(), x.dtype)])
 
 
@@ -81,7 +80,7 @@ def answer(spec: Spec, key: tuple[Any, ...], q: Tensor, k: Tensor, v: Tensor, gi
         return None
     tables = [readable(given[at] if isinstance(at, int) else at) for at, _ in known.tables]
     terms = known.terms(tables)
-    output = torch.empty(known.shape, dtype=known.dtype)
+    output = known.new()
     # tables that readable() made live until here
     known.call.run(q.data_ptr(), k.data_ptr(), v.data_ptr(), output.data_ptr(), terms, torch.get_num_threads())
     return output
@@ -106,7 +105,6 @@ def remember(spec: Spec, key: tuple[Any, ...], bound: Bound, plan: Plan, operand
         program.coordinates(bound, tuple(lowered.query_order[n] for n in shape.order)),
         tuple((number[x] if isinstance(x, Opening) else x.tensor, x in program.learnt) for x in program.tables),
         bound.working_dtype == torch.float64,
-        bound.frame.output.shape,
-        bound.frame.dtype,
+        quick.maker(bound.frame.output.shape, bound.frame.dtype),
     )
     quick.keep(spec.__dict__.setdefault("_filled", {}), key, known)

@@ -22,7 +22,7 @@ def ordinary(q: Any, k: Any, v: Any) -> bool:
         type(q) is _Plain
         and type(k) is _Plain
         and type(v) is _Plain
-        and not (_grad() and (q.requires_grad or k.requires_grad or v.requires_grad))
+        and not ((q.requires_grad or k.requires_grad or v.requires_grad) and _grad())
         and q.is_cpu
         and k.is_cpu
         and v.is_cpu

@@ -11,8 +11,9 @@ left alone.
 from __future__ import annotations
 
 import atexit
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -35,21 +36,19 @@ if TYPE_CHECKING:
 REMEMBERED = 1024
 """How many calls are remembered; the oldest is forgotten first."""
 
-_empty = torch.empty
 _threads = torch.get_num_threads
 _grad = torch.is_grad_enabled
 
 
 @dataclass(slots=True)
 class Known:
-    """One call: the core's object, its terms, the output's shape and type; ``parts`` are kept alive, so that no other
+    """One call: the core's object, its terms, what makes its output; ``parts`` are kept alive, so that no other
     object takes their identity.
     """
 
     call: Attention
     terms: Terms | None
-    shape: tuple[int, ...]
-    dtype: torch.dtype
+    new: Callable[[], Tensor]
     parts: tuple[object, ...]
     captured: Reading | None
 
@@ -113,14 +112,16 @@ def said_by(options: Mapping[str, Any]) -> Said | None:
 
 
 def signature(
-    parts: tuple[object, ...], q: Any, k: Any, v: Any, scale: object = None, said: Said = ()
+    who: tuple[int, ...], q: Any, k: Any, v: Any, scale: object = None, said: Said = ()
 ) -> tuple[Any, ...] | None:
-    """What the call is known by; None where it is not one for the quick way. ``parts`` are the spec or its parts."""
+    """What the call is known by; None where it is not one for the quick way. ``who``: the identities of the spec, or
+    of its parts.
+    """
     if not ordinary(q, k, v):
         return None
-    tensors = (q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(), q.dtype, k.dtype, v.dtype)
+    shapes, strides = (q.shape, k.shape, v.shape), (q.stride(), k.stride(), v.stride())
     # 1.0 == True, and True is no scale
-    return (*map(id, parts), *tensors, forced(), scale, type(scale), said)
+    return (who, shapes, strides, q.dtype, k.dtype, v.dtype, forced(), scale, type(scale), said)
 
 
 def answer(key: tuple[Any, ...], q: Tensor, k: Tensor, v: Tensor, known_calls: Memory = _known) -> Tensor | None:
@@ -131,7 +132,7 @@ def answer(key: tuple[Any, ...], q: Tensor, k: Tensor, v: Tensor, known_calls: M
     reading = known.captured
     if reading is not None:
         return _reading_answer(known_calls, key, known, reading, q, k, v)
-    output = _empty(known.shape, dtype=known.dtype)
+    output = known.new()
     known.call.run(q.data_ptr(), k.data_ptr(), v.data_ptr(), output.data_ptr(), known.terms, _threads())
     return output
 
@@ -145,7 +146,7 @@ def _reading_answer(
         if tensor._version != version:
             known_calls.pop(key, None)
             return None
-    output = _empty(known.shape, dtype=known.dtype)
+    output = known.new()
     known.call.forward(  # a lookup that leaves its table did so in the first call, which was not remembered then
         q=q.data_ptr(),
         k=k.data_ptr(),
@@ -180,7 +181,7 @@ def remember(name: Alias, other: Alias | None, bound: Bound, plan: Plan, operand
     if reads:
         reading = Reading(seen, any(x.requires_grad for _, x, _ in seen), sink)
     parts = () if reads else (*name.parts, *(() if other is None else other.parts))
-    known = Known(call, terms, bound.frame.output.shape, bound.frame.dtype, parts, reading)
+    known = Known(call, terms, maker(bound.frame.output.shape, bound.frame.dtype), parts, reading)
     if reads:  # the spec holds them: with the spec among their parts they would hold each other
         keep(spec.__dict__.setdefault("_calls", {}), name.key, known)
         return
@@ -225,6 +226,11 @@ def viewed(job: Pass, shape: Shape) -> dict[str, Any]:
         "v": shape.by_key(bound.v),
         "out": shape.by_row(output_like(job, shape, bound.q.dtype), True),
     }
+
+
+def maker(shape: Sequence[int], dtype: torch.dtype) -> Callable[[], Tensor]:
+    """What makes a new tensor of the shape, its elements in order: given strides, torch takes half its time."""
+    return partial(torch.empty_strided, tuple(shape), torch.empty(*shape, device="meta").stride(), dtype=dtype)
 
 
 def keep(calls: dict[tuple[Any, ...], Any], key: tuple[Any, ...], known: object) -> None:

@@ -9,7 +9,7 @@ gradients, rotations or options, for the output and the rows' lse. All others it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -22,7 +22,7 @@ from .bind import check_claims
 from .fused import Pass, output_like
 from .ordinary import ordinary
 from .places import Place, Places
-from .quick import is_plain
+from .quick import is_plain, maker
 from .result import Result
 from .scores import by_row, outside_error
 from .signature import Shape
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 REMEMBERED = 64
 """How many steps a spec remembers; the oldest is forgotten first."""
 
-_empty = torch.empty
 _threads = torch.get_num_threads
 _KINDS = (Dense, Quantized, Ring, Paged)
 _UNTURNED = (None, 0)
@@ -98,8 +97,8 @@ class Quick:
 
 @dataclass(slots=True)
 class Step:
-    """One kind of step: the core's object, ``bound`` as the template of a call, without its tensors, and the shapes of
-    what comes out; ``lse`` is None where it is not wanted.
+    """One kind of step: the core's object, ``bound`` as the template of a call, without its tensors, and what makes
+    the tensors that come out; ``level``, the lse's, is None where it is not wanted.
 
     ``now`` is a moment (how many keys there are, where the first stands, how many were seen) with its programs: one
     object that is replaced, so that threads which share a spec never meet the programs of another's moment. ``held`` is
@@ -109,9 +108,8 @@ class Step:
     call: Attention
     bound: Bound
     plan: Plan
-    output: torch.Size | tuple[int, ...]
-    dtype: torch.dtype
-    lse: tuple[int, ...] | None
+    output: Callable[[], Tensor]
+    level: Callable[[], Tensor] | None
     program: Compiled | None
     order: Sequence[str]
     sink: Tensor | None
@@ -197,8 +195,8 @@ def answer(spec: Spec, q: Any, cache: Any, *, lse: bool = False) -> Result | Non
     moment = (standing.count, standing.first, cache.length)
     terms = step.terms(cache, moment)
     keys, values, sink = held.keys, held.values, step.sink
-    output = _empty(step.output, dtype=step.dtype)
-    level = None if step.lse is None else _empty(step.lse, dtype=step.bound.working_dtype)
+    output = step.output()
+    level = None if step.level is None else step.level()
     outside = step.call.forward(
         q=q.data_ptr(),
         k=keys.data.data_ptr(),
@@ -321,9 +319,8 @@ def remember(spec: Spec, q: Tensor, k: Any, v: Any, cache: Cache, bound: Bound, 
         call,
         template,
         plan,
-        made.output.shape,
-        made.dtype,
-        tuple(shape.rows) if wants_lse else None,
+        maker(made.output.shape, made.dtype),
+        maker(shape.rows, bound.working_dtype) if wants_lse else None,
         program,
         order,
         sink,

@@ -63,9 +63,8 @@ def serve(door: Door) -> None:
     _doors[:] = [door]
 
 
-def is_tracing() -> bool:
-    """Whether a compiler or an exporter is looking on."""
-    return torch.compiler.is_compiling()
+is_tracing = torch.compiler.is_compiling
+"""Whether a compiler or an exporter is looking on."""
 
 
 @torch.compiler.assume_constant_result

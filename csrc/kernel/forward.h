@@ -15,7 +15,7 @@
 namespace qkv::QKV_TARGET {
 
 constexpr int kBlockKeys = kMostTogether;
-constexpr int kMostChunkRows = 384;
+constexpr int kMostChunkRows = 768;
 constexpr int kStepKeys = 32;  // masks are asked for stretches of this many keys within a block,
 constexpr int kWideKeys = 64;  // after those of two
 constexpr int64_t kMaskRows = 64;  // where masks made of blocks change from row to row: groups are asked for in two there

@@ -150,6 +150,51 @@ Interval unary(Op op, const Interval& a) {
     }
 }
 
+// Operations that make most masks, and that verdicts are asked of most often: of whole numbers, and of truth values.
+bool is_of_whole_numbers(Op op) {
+    switch (op) {
+        case Op::add: case Op::sub: case Op::floordiv: case Op::mod:
+        case Op::lt: case Op::le: case Op::gt: case Op::ge: case Op::eq: case Op::ne: return true;
+        default: return false;
+    }
+}
+
+bool exact(const Interval& x) { return std::abs(x.low) < kExact && std::abs(x.high) < kExact; }
+
+int64_t divided_down(double x, int64_t by) {
+    const auto whole = static_cast<int64_t>(x);
+    return whole / by - (whole % by < 0);
+}
+
+// What `binary`, `truth` and `sound` say together of operands that are whole numbers or truth values, and so never NaN.
+inline Interval whole_bound(Op op, const Interval& a, const Interval& b) {
+    constexpr Interval unknown{-kInfinity, kInfinity};
+    const auto sure = [&](const Interval& x) { return exact(x) ? x : unknown; };
+    switch (op) {
+        case Op::add: return sure({a.low + b.low, a.high + b.high});
+        case Op::sub: return sure({a.low - b.high, a.high - b.low});
+        case Op::floordiv:
+        case Op::mod: {
+            if (b.low != b.high || !(b.low > 0) || !exact(a) || !exact(b)) {
+                if (op == Op::mod && b.low > 0 && exact(b)) return {0.0, b.high - 1};
+                return unknown;
+            }
+            const auto by = static_cast<int64_t>(b.low);
+            const double first = static_cast<double>(divided_down(a.low, by)), last = static_cast<double>(divided_down(a.high, by));
+            if (op == Op::floordiv) return {first, last};
+            return first == last ? Interval{a.low - b.low * first, a.high - b.low * first} : Interval{0.0, b.low - 1};
+        }
+        case Op::lt: return decided(a.high < b.low, a.low >= b.high);
+        case Op::le: return decided(a.high <= b.low, a.low > b.high);
+        case Op::gt: return decided(a.low > b.high, a.high <= b.low);
+        case Op::ge: return decided(a.low >= b.high, a.high < b.low);
+        case Op::eq: return decided(a.low == a.high && b.low == b.high && a.low == b.low, a.high < b.low || a.low > b.high);
+        case Op::ne: return decided(a.high < b.low || a.low > b.high, a.low == a.high && b.low == b.high && a.low == b.low);
+        case Op::logical_and: return {a.low < b.low ? a.low : b.low, a.high < b.high ? a.high : b.high};
+        default: return {a.low > b.low ? a.low : b.low, a.high > b.high ? a.high : b.high};
+    }
+}
+
 // Unknown where a bound could not be computed, or lies where the kind's arithmetic is not that of numbers.
 Interval sound(const BoundNode& node, Interval x) {
     bool unknown = std::isnan(x.low) || std::isnan(x.high);
@@ -377,7 +422,7 @@ namespace {
 Interval constant_bounds(const Node& node) {
     if (node.kind != Kind::real) {
         const double value = static_cast<double>(node.whole);
-        return sound({Op::constant, node.kind, false, false, {-1, -1, -1}, -1, {}, nullptr}, {value, value});
+        return sound({Op::constant, node.kind, false, false, false, {-1, -1, -1}, -1, {}, nullptr}, {value, value});
     }
     if (std::isnan(node.real)) return kUnknown;
     const Interval exact{node.real, node.real};
@@ -386,7 +431,7 @@ Interval constant_bounds(const Node& node) {
 
 BoundNode bound_node(const Node& node, const std::vector<Node>& nodes, const std::vector<TableParts>& tables,
                      const std::vector<std::shared_ptr<const Ranges>>& ranges) {
-    BoundNode out{node.op, node.kind, false, false, {-1, -1, -1}, -1, node.indices, nullptr};
+    BoundNode out{node.op, node.kind, false, false, false, {-1, -1, -1}, -1, node.indices, nullptr};
     for (int n = 0; n < 3; ++n) {
         out.operands[n] = node.operands[n];
         if (node.operands[n] >= 0) out.rounds |= nodes[node.operands[n]].kind == Kind::real;
@@ -397,6 +442,9 @@ BoundNode bound_node(const Node& node, const std::vector<Node>& nodes, const std
         out.wide_table = elements == Elements::f64;
     } else {
         out.coordinate = node.which;
+        const auto is = [&](int n, Kind kind) { return node.operands[n] >= 0 && nodes[node.operands[n]].kind == kind; };
+        out.plain = (is_of_whole_numbers(node.op) && is(0, Kind::whole) && is(1, Kind::whole)) ||
+                    ((node.op == Op::logical_and || node.op == Op::logical_or) && is(0, Kind::boolean) && is(1, Kind::boolean));
     }
     return out;
 }
@@ -536,6 +584,10 @@ Interval block(const Bounds& bounds, Interval* done, const Place& place, int32_t
             int count = 0;
             for (int32_t at : node.indices) operands[count++] = get(at);
             done[n] = bound_of(node, operands, nullptr);
+            continue;
+        }
+        if (node.plain) {
+            done[n] = whole_bound(node.op, get(node.operands[0]), get(node.operands[1]));
             continue;
         }
         Interval operands[3];

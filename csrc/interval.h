@@ -47,6 +47,7 @@ struct BoundNode {
     Kind kind;
     bool rounds;                 // its operands are floats, or mixed
     bool wide_table;             // a table of double, which float may round
+    bool plain;                  // one of whole_bound's
     int32_t operands[3];         // places in the list
     int32_t coordinate;
     std::vector<int32_t> indices;

@@ -536,6 +536,7 @@ std::unique_ptr<Bounds> block_bounds(const Parts& parts, const std::vector<Coord
             place[n] = static_cast<int32_t>(out->fixed.size() + out->nodes.size());
             const bool counts = nodes[n].op == Op::position || nodes[n].op == Op::index;
             out->by_shared = out->by_shared || (counts && coordinates[nodes[n].which].role == Role::shared);
+            out->looks_up = out->looks_up || nodes[n].op == Op::lookup;
             BoundNode made = bound_node(nodes[n], nodes, tables, ranges);
             for (int32_t& at : made.operands) at = at < 0 ? -1 : place[at];
             for (int32_t& at : made.indices) at = place[at];
@@ -609,7 +610,7 @@ struct Remembered {
     std::vector<Interval> done;
 };
 
-constexpr int32_t kWorthKeeping = 6;  // nodes; fewer are bounded sooner than they are found
+constexpr int32_t kWorthKeeping = 6;  // nodes; fewer that read no table are bounded sooner than they are found
 
 // Verdicts of this thread: heads that share a mask ask for the same blocks, one head after the other.
 struct Asked {
@@ -658,7 +659,7 @@ Verdict keep_verdict(const Terms& terms, int64_t shared, int64_t row0, int64_t r
         if (found.high == 0) return Verdict::none;
         return found.low == 1 ? Verdict::all : Verdict::some;
     };
-    if (bounds.num_by_row < kWorthKeeping && bounds.nodes.size() <= few) {
+    if (bounds.num_by_row < kWorthKeeping && !bounds.looks_up && bounds.nodes.size() <= few) {
         Interval done[few];
         return verdict_of(block(bounds, done, place, 0));
     }

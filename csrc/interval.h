@@ -62,6 +62,7 @@ struct Bounds {
     int32_t root;
     int32_t num_by_row = 0;  // the first of `nodes`, which no key changes
     bool by_shared = false;  // whether a shared coordinate changes any of them
+    bool looks_up = false;   // whether any of them reads a table
     uint64_t serial = 0;     // of these bounds alone, in this process
 };
 

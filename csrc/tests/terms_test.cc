@@ -157,6 +157,58 @@ void what_does_not_fit_its_graph_is_refused() {
     CHECK(with(places(2, 3), wrong));
 }
 
+int64_t down(int64_t a, int64_t b) { return a / b - (a % b != 0 && (a % b < 0) != (b < 0)); }
+
+// Masks of whole numbers alone: where i - j, divided or its remainder taken, compares with a number.
+void verdicts_of_whole_numbers_hold() {
+    const int64_t size = 24;
+    const auto holds = [](Op op, int64_t a, int64_t b) {
+        switch (op) {
+            case Op::lt: return a < b;
+            case Op::le: return a <= b;
+            case Op::gt: return a > b;
+            case Op::ge: return a >= b;
+            case Op::eq: return a == b;
+            default: return a != b;
+        }
+    };
+    for (const Op part : {Op::floordiv, Op::mod, Op::add}) {
+        for (const int64_t by : {1, 4, 7, 60, -5}) {
+            for (const Op op : {Op::lt, Op::le, Op::gt, Op::ge, Op::eq, Op::ne}) {
+                for (const int64_t beside : {-2, 0, 1, 3}) {
+                    Parts parts;
+                    parts.num_coordinates = 3;
+                    parts.nodes = {leaf(Op::position, Kind::whole, 0), leaf(Op::position, Kind::whole, 1), apply(Op::sub, Kind::whole, 0, 1),
+                                   whole(by), apply(part, Kind::whole, 2, 3), whole(beside), apply(op, Kind::boolean, 4, 5)};
+                    parts.keep = 6;
+                    const auto bound = Graph(parts).bind(places(size, size), {}, false);
+                    const auto kept = [&](int64_t i, int64_t j) {
+                        const int64_t a = i - j;
+                        return holds(op, part == Op::add ? a + by : part == Op::mod ? a - by * down(a, by) : down(a, by), beside);
+                    };
+                    bool right = true;
+                    for (int64_t row = 0; row < size; row += 5) {
+                        for (int64_t key = 0; key < size; key += 3) {
+                            for (const int64_t rows : {1, 3, 11}) {
+                                for (const int64_t keys : {1, 4, 16}) {
+                                    if (row + rows > size || key + keys > size) continue;
+                                    bool any = false, all = true;
+                                    for (int64_t i = row; i < row + rows; ++i)
+                                        for (int64_t j = key; j < key + keys; ++j) any |= kept(i, j), all &= kept(i, j);
+                                    const Verdict found = qkv::keep_verdict(bound->terms, 0, row, rows, key, keys);
+                                    right &= found == Verdict::some || (found == Verdict::all ? all : !any);
+                                    if (rows == 1 && keys == 1 && by > 0) right &= found != Verdict::some;
+                                }
+                            }
+                        }
+                    }
+                    CHECK(right);
+                }
+            }
+        }
+    }
+}
+
 void masks_drop_what_they_say() {
     const int64_t rows = 70, keys = 600, offset = 30, width = 9;
     const auto bound = Graph(causal(width)).bind(places(rows, keys, offset), {}, false);
@@ -442,6 +494,7 @@ int main(int argc, char** argv) {
     what_does_not_fit_its_graph_is_refused();
     masks_drop_what_they_say();
     verdicts_are_those_of_all_pairs();
+    verdicts_of_whole_numbers_hold();
     tables_are_read_in_place_and_get_gradients();
     a_lookup_outside_its_table_is_told();
     random_graphs(seed, count);

@@ -94,6 +94,52 @@ def test_a_static_cache_hides_what_is_not_written_yet(side: str, past: int) -> N
     assert torch.equal(kept_by(ours), eager == 0)
 
 
+HOLES = {
+    "left": ([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]], True),
+    "left alike": ([[0, 1, 1, 1, 1], [0, 1, 1, 1, 1]], True),
+    "right": ([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]], False),
+    "a hole": ([[0, 1, 0, 1, 1], [1, 1, 1, 1, 1]], False),
+    "nothing before": ([[0, 0, 0, 0, 0], [0, 1, 1, 1, 1]], True),
+}
+
+
+@pytest.mark.parametrize(("rows", "same"), HOLES.values(), ids=HOLES)
+@pytest.mark.parametrize("kind", ["causal", "window"])
+def test_left_padding_is_one_term_from_token_to_token(rows: list[list[int]], same: bool, kind: str) -> None:
+    there, specs = torch.tensor(rows), list[qkv.Spec]()
+    with torch.inference_mode():
+        for past in (5, 6):
+            there = torch.cat([there, torch.ones(2, 1, dtype=torch.long)], 1)
+            eager, ours = made(kind, there, 1, past)
+            assert isinstance(ours, SymbolicMask) and eager is not None
+            assert torch.equal(kept_by(ours), eager == 0)
+            q, k = torch.zeros(2, 2, 1, 4), torch.zeros(2, 2, ours.shape[-1], 4)
+            with qkv.strategy("cpu"):
+                qkv_attention(torch.nn.Module(), q, k, k, ours)
+            specs += ours.rule.specs.values()
+            assert ours.rule.captures != same
+    assert (specs[0] is specs[1]) == same
+
+
+def test_padding_behind_the_keys_that_are_held_is_no_term() -> None:
+    there = torch.tensor([[0] * 3 + [1] * 9, [1] * 12])
+    ours = [
+        qkv_mask(
+            2,
+            1,
+            4,
+            q_offset=n + 3,
+            kv_offset=n,
+            attention_mask=there,
+            mask_function=masking_utils.sliding_window_causal_mask_function(4),
+        )
+        for n in (1, 2, 3, 5)
+    ]
+    terms = [mask.rule.keep for mask in ours if isinstance(mask, SymbolicMask)]
+    assert len(terms) == 4 and terms[0] == terms[1] and terms[2] == terms[3] != terms[0]
+    assert "tensor" in repr(terms[0]) and "tensor" not in repr(terms[2])
+
+
 def test_packed_sequences_stay_apart() -> None:
     positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3], [0, 1, 2, 3, 4, 5, 6]])
     eager, ours = made("causal", None, position_ids=positions)

@@ -71,9 +71,9 @@ class Quick:
 
     @staticmethod
     def of(bound: Bound, program: Compiled, order: Sequence[str]) -> Quick | None:
-        """None where a call's binding needs more: tensors of the caller's, or their sizes."""
+        """None where a call's binding needs more: tensors of the caller's."""
         lowered, (key,) = bound.lowered, bound.lowered.key
-        if not program.shareable or lowered.claims:
+        if not program.shareable:
             return None
         coordinates = program.coordinates(bound, tuple(order))
         end = bound.places.places.get(key, Place()).offset + bound.frame.sizes[key]
@@ -101,8 +101,9 @@ class Step:
     the tensors that come out; ``level``, the lse's, is None where it is not wanted.
 
     ``now`` is a moment (how many keys there are, where the first stands, how many were seen) with its programs: one
-    object that is replaced, so that threads which share a spec never meet the programs of another's moment. ``held`` is
-    a number of keys before which the mask is known to keep none, wherever they stand.
+    object that is replaced, so that threads which share a spec never meet the programs of another's moment.
+    ``steady`` tells that no captured tensor has the keys' number for a size, to which each step would have to be held.
+    ``held`` is a number of keys before which the mask is known to keep none, wherever they stand.
     """
 
     call: Attention
@@ -116,6 +117,7 @@ class Step:
     versions: Seen
     now: tuple[Moment, Terms | None]
     quick: Quick | None
+    steady: bool
     held: int | None = None
 
     def terms(self, cache: Cache, moment: Moment) -> Terms | None:
@@ -128,8 +130,11 @@ class Step:
 
     def _made(self, cache: Cache, moment: Moment) -> Terms | None:
         held, first, seen = moment
-        if self.quick is not None and held in (seen, self.held):
-            return self.quick.terms(held, first)
+        if self.steady and held in (seen, self.held):
+            if self.program is None:
+                return None
+            if self.quick is not None:
+                return self.quick.terms(held, first)
         bound, made = self.bound, self.bound.frame
         (key,) = made.lowered.key
         sizes = {**made.sizes, key: held}
@@ -327,6 +332,7 @@ def remember(spec: Spec, q: Tensor, k: Any, v: Any, cache: Cache, bound: Bound, 
         versions(bound),
         ((standing.count, standing.first, cache.length), terms),
         None if program is None else Quick.of(bound, program, order),
+        not any(lowered.key[0] in names for claim in lowered.claims for names in claim.axes),
     )
 
 

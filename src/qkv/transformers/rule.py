@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, cast
 
 import torch
@@ -59,10 +59,9 @@ class Rule:
     def recorded(self) -> Rule:
         """The same rule with its term. Raises ``TraceError`` or ``LimitError`` for a function that cannot be one."""
         term = self._of_function()
-        there = self._of_padding()
+        there, captures = self._of_padding()
         keep = there if term is None else term if there is None else term & there
-        captures = there is not None or holds_tensor(self.function)
-        return replace(self, keep=keep, captures=captures, specs={})
+        return replace(self, keep=keep, captures=captures or holds_tensor(self.function), specs={})
 
     def _of_function(self) -> qkv.Keep | None:
         if self.function is hf.masking.causal_mask_function:
@@ -76,11 +75,16 @@ class Rule:
 
         return qkv.keep(by_position)
 
-    def _of_padding(self) -> qkv.Keep | None:
+    def _of_padding(self) -> tuple[qkv.Keep | None, bool]:
+        """What the padding keeps, and whether it holds a tensor of this batch."""
         if self.padding is None:
-            return None
+            return None, False
         here = self.padding[:, self.key_offset : self.key_offset + self.num_keys]
-        return qkv.padding(here, "1 j" if here.shape[0] == 1 < self.batch_size else "b j")
+        first = _left_padded(here)
+        if first is not None:
+            from_there = tuple(self.key_offset + n if n else 0 for n in first)
+            return _from(from_there, here.device) if any(first) else None, False
+        return qkv.padding(here, "1 j" if here.shape[0] == 1 < self.batch_size else "b j"), True
 
     def dense(self) -> Tensor:
         """The mask [batch, 1, query, key] as eager attention adds it: 0 for kept, the type's minimum for dropped keys.
@@ -106,6 +110,28 @@ class Rule:
             return replace(self, num_queries=length, query_offset=offset, part=True, specs={}, written=None)
         offset = self.key_offset + start
         return replace(self, num_keys=length, key_offset=offset, part=True, written=None).recorded()
+
+
+def _left_padded(there: Tensor) -> list[int] | None:
+    """The first key of each sequence that is there, of a table [batch, key] where all behind it are; else None."""
+    if there.shape[1] == 0:
+        return None
+    first = there.byte().argmax(-1)
+    whole = (there.sum(-1) == there.shape[1] - first) & there[:, -1]
+    return [int(n) for n in first.tolist()] if bool(whole.all()) else None
+
+
+@lru_cache(maxsize=256)
+def _from(first: tuple[int, ...], device: torch.device) -> qkv.Keep:
+    """Keeps keys from a position on, each sequence its own. What a batch is padded by stays the same from token to
+    token, and so does this term, with the specs that hold it.
+    """
+    one = first[0]
+    if first.count(one) == len(first):
+        return qkv.keep(lambda j: j >= one)
+    with torch.inference_mode(False):  # a tensor of that mode does not say when it is written to
+        table = torch.tensor(first, device=device)
+    return qkv.keep(lambda b, j: j >= table[b])
 
 
 def and_padding(function: MaskFunction, padding: Tensor) -> MaskFunction:

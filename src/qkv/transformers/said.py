@@ -92,26 +92,35 @@ def spec_of(
     pattern: str = PATTERN,
 ) -> qkv.Spec:
     """The spec of a call: one for all layers that read this mask with the same settings, and one for all calls when it
-    holds no tensor.
+    holds no tensor of this one.
     """
     settings = (scaling, softcap, id(sink), id(position_bias), sizes[1], pattern)
     made = said.specs.get(settings) if said.specs is not None else None
     if made is not None:
         return made
-    if said.bias is None and sink is None and position_bias is None and not said.captures:
-        made = _plain(pattern, said.keep, scaling, softcap)
+    if said.bias is None and position_bias is None and not said.captures:
+        made = _lasting(pattern, said.keep, scaling, softcap, _weights(sink))
     else:
         scores = [] if softcap is None else [qkv.softcap(softcap)]
         if position_bias is not None:
             scores.append(qkv.bias(position_bias, given.pattern_of(position_bias, sizes, "position_bias")))
         if said.bias is not None:
             scores.append(said.bias)
-        made = qkv.Spec(pattern, score=tuple(scores), keep=said.keep, weights=qkv.softmax(sink=sink), scale=scaling)
+        made = qkv.Spec(pattern, score=tuple(scores), keep=said.keep, weights=_weights(sink), scale=scaling)
     if said.specs is not None:
         said.specs[settings] = made
     return made
 
 
-@lru_cache(maxsize=256)
-def _plain(pattern: str, keep: qkv.Keep | None, scaling: float | None, softcap: float | None) -> qkv.Spec:
-    return qkv.Spec(pattern, score=() if softcap is None else (qkv.softcap(softcap),), keep=keep, scale=scaling)
+@lru_cache(maxsize=512)  # tensors are found by identity
+def _weights(sink: Tensor | None) -> qkv.Weights:
+    return qkv.softmax(sink=sink)
+
+
+@lru_cache(maxsize=512)
+def _lasting(
+    pattern: str, keep: qkv.Keep | None, scaling: float | None, softcap: float | None, weights: qkv.Weights
+) -> qkv.Spec:
+    """A spec that holds no tensor of one call: each layer's sink is its own, and the same in every call."""
+    score = () if softcap is None else (qkv.softcap(softcap),)
+    return qkv.Spec(pattern, score=score, keep=keep, weights=weights, scale=scaling)

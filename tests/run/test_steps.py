@@ -85,6 +85,40 @@ def test_a_step_is_known_and_is_the_same_step(name: str, lse: bool, general: lis
     assert ways <= 6, "steps were planned that were known"
 
 
+@pytest.mark.parametrize("name", MAKES)
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_step_with_a_sink_makes_nothing_anew(name: str, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sink has the heads' number for its size, which no step changes."""
+    sink = torch.randn(4, generator=torch.Generator().manual_seed(1))
+    keep = qkv.causal() & qkv.window(6) if masked or name == "ring" else None
+    spec = qkv.Spec(PATTERN, keep=keep, weights=qkv.softmax(sink=sink))
+    asked, plain = list[object](), steps.check_claims
+    monkeypatch.setattr(steps, "check_claims", lambda *given: asked.append(given) or plain(*given))
+    first, other = MAKES[name](), MAKES[name]()
+    with qkv.strategy("cpu"):
+        made = written(spec, first, 30, 0)
+        assert len(asked) <= 3, "sizes were held against a sink's at each step"
+    with qkv.strategy("chunked"):
+        torch.testing.assert_close(made, written(spec, other, 30, 0), rtol=2e-5, atol=2e-5)
+
+
+def test_a_mask_with_a_size_for_the_keys_is_held_against_each_step() -> None:
+    there = torch.ones(1, 9, dtype=torch.bool)
+    spec, cache = qkv.Spec(PATTERN, keep=qkv.padding(there, "b j")), qkv.cache.Dense()
+    q, k, v = tokens(10, 0)
+    with torch.inference_mode():
+        for n in range(8):
+            cache.append(k[:, :, n : n + 1], v[:, :, n : n + 1])
+        for _ in range(2):
+            with pytest.raises(qkv.SizeMismatch, match="j=9"):
+                spec(q[:, :, :1], cache=cache)
+        cache.append(k[:, :, 8:9], v[:, :, 8:9])
+        assert torch.equal(spec(q[:, :, :1], cache=cache), spec(q[:, :, :1], cache=cache))
+        with pytest.raises(qkv.SizeMismatch, match="j=10"):
+            spec(q[:, :, 9:], k[:, :, 9:], v[:, :, 9:], cache=cache)
+        assert cache.length == 9
+
+
 def test_sequences_of_different_lengths_take_the_general_way(general: list[object]) -> None:
     spec, cache = qkv.Spec(PATTERN, keep=qkv.causal()), qkv.cache.Paged(qkv.cache.PagePool(page_size=4))
     q, k, v = (torch.cat([x, x.flip(2)]) for x in tokens(6, 3))

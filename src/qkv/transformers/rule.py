@@ -118,7 +118,9 @@ def _left_padded(there: Tensor) -> list[int] | None:
         return None
     first = there.byte().argmax(-1)
     whole = (there.sum(-1) == there.shape[1] - first) & there[:, -1]
-    return [int(n) for n in first.tolist()] if bool(whole.all()) else None
+    if not bool(whole.all()):
+        return None
+    return [int(n) for n in first]
 
 
 @lru_cache(maxsize=256)
@@ -128,10 +130,18 @@ def _from(first: tuple[int, ...], device: torch.device) -> qkv.Keep:
     """
     one = first[0]
     if first.count(one) == len(first):
-        return qkv.keep(lambda j: j >= one)
+
+        def behind_one(j: Any) -> Any:
+            return j >= one
+
+        return qkv.keep(behind_one)
     with torch.inference_mode(False):  # a tensor of that mode does not say when it is written to
         table = torch.tensor(first, device=device)
-    return qkv.keep(lambda b, j: j >= table[b])
+
+    def behind_each(b: Any, j: Any) -> Any:
+        return j >= table[b]
+
+    return qkv.keep(behind_each)
 
 
 def and_padding(function: MaskFunction, padding: Tensor) -> MaskFunction:

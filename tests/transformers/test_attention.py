@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import qkv
 from qkv.errors import DtypeError, ModelError, PositionError, ShapeError, SpecError
 from qkv.transformers import qkv_attention, watch
 from qkv.transformers.arguments import IGNORED
 from qkv.transformers.check import limit_of
+from qkv.transformers.said import Said, spec_of
 
 LIMIT = limit_of(torch.float32)
 B, H, G, L, J, D = 2, 2, 3, 5, 5, 8  # batch, key-value heads, queries for each, queries, keys, features
@@ -64,6 +66,34 @@ def close(ours: Tensor, wanted: Tensor) -> bool:
 
 def lower(queries: int = L, keys: int = J) -> Tensor:
     return torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_layers_sink_is_one_spec_until_it_holds_something_else(dtype: torch.dtype) -> None:
+    made = torch.Generator().manual_seed(2)
+    sink = torch.nn.Parameter(torch.randn(4, generator=made).to(dtype))
+    sizes, specs = (1, 4, 1, 9), list[qkv.Spec]()
+    q, k = torch.randn(1, 4, 1, 8, generator=made).to(dtype), torch.randn(1, 2, 9, 8, generator=made).to(dtype)
+    cache = qkv.cache.Dense()
+    cache.append(k, k)
+
+    def held() -> torch.Tensor:
+        """By a spec that may know the step, beside one that knows none."""
+        specs.append(spec_of(Said(None), None, None, sink, None, sizes))
+        fresh = qkv.Spec(specs[-1].pattern, weights=qkv.softmax(sink=sink.detach().clone()))
+        with torch.no_grad():
+            found = specs[-1](q, cache=cache)
+            assert torch.equal(found, fresh(q, cache=cache))
+        return found
+
+    first = [held() for _ in range(3)]
+    assert specs[0] is specs[1] is specs[2]
+    sink.data.add_(1.0)  # which leaves no trace
+    second = [held() for _ in range(3)]
+    assert specs[3] is specs[5] is not specs[0] and not torch.equal(first[0], second[0])
+    sink.data = torch.zeros(4, dtype=dtype)
+    held()
+    assert spec_of(Said(None), None, None, sink.detach(), None, sizes) is not specs[-1]  # no layer's own
 
 
 def test_scaling_softcap_and_sinks() -> None:

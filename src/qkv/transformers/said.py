@@ -10,12 +10,12 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import qkv
 from qkv.errors import PositionError
 
-from . import given
+from . import given, hf
 from .mask import SymbolicMask
 
 PATTERN = "b (h g) i d, b h j d, b h j e -> b i (h g) e"
@@ -98,28 +98,70 @@ def spec_of(
     made = said.specs.get(settings) if said.specs is not None else None
     if made is not None:
         return made
-    if said.bias is None and position_bias is None and not said.captures:
-        made = _lasting(pattern, said.keep, scaling, softcap, _weights(sink))
+    lasts = said.bias is None and position_bias is None and not said.captures
+    sunk = _sunk(sink) if lasts else None
+    if sunk is not None:
+        made = _lasting(pattern, said.keep, scaling, softcap, *sunk)
     else:
         scores = [] if softcap is None else [qkv.softcap(softcap)]
         if position_bias is not None:
             scores.append(qkv.bias(position_bias, given.pattern_of(position_bias, sizes, "position_bias")))
         if said.bias is not None:
             scores.append(said.bias)
-        made = qkv.Spec(pattern, score=tuple(scores), keep=said.keep, weights=_weights(sink), scale=scaling)
+        made = qkv.Spec(pattern, score=tuple(scores), keep=said.keep, weights=qkv.softmax(sink=sink), scale=scaling)
     if said.specs is not None:
         said.specs[settings] = made
     return made
 
 
-@lru_cache(maxsize=512)  # tensors are found by identity
-def _weights(sink: Tensor | None) -> qkv.Weights:
-    return qkv.softmax(sink=sink)
+SINKS = 512
+"""How many layers' sinks are remembered; the oldest is forgotten first."""
+
+
+@dataclass(slots=True)
+class _Sink:
+    """A layer's sink with what it held when it was looked at last, and how often that was something else."""
+
+    parameter: nn.Parameter
+    seen: Tensor
+    weights: qkv.Weights
+    changes: int = 0
+
+    def holds(self) -> bool:
+        """Whether the parameter holds what it held: through ``.data`` it can be written to without a trace."""
+        one, other = self.seen, self.parameter
+        return (one.dtype, one.device, one.shape) == (other.dtype, other.device, other.shape) and torch.equal(
+            one, other
+        )
+
+
+_sinks: dict[int, _Sink] = {}
+
+
+def _sunk(sink: Tensor | None) -> tuple[qkv.Weights, int] | None:
+    """Softmax with a layer's sink, the same in every call as long as the sink is; None for tensors of one call."""
+    if sink is None:
+        return qkv.softmax(), 0
+    if not isinstance(sink, nn.Parameter) or not sink.is_cpu or hf.is_tracing(sink):
+        return None
+    known = _sinks.get(id(sink))
+    if known is None or known.parameter is not sink:
+        if len(_sinks) >= SINKS:
+            _sinks.pop(next(iter(_sinks)), None)
+        known = _sinks[id(sink)] = _Sink(sink, sink.detach().clone(), qkv.softmax(sink=sink))
+    elif not known.holds():
+        known.seen, known.changes = sink.detach().clone(), known.changes + 1
+    return known.weights, known.changes
 
 
 @lru_cache(maxsize=512)
 def _lasting(
-    pattern: str, keep: qkv.Keep | None, scaling: float | None, softcap: float | None, weights: qkv.Weights
+    pattern: str,
+    keep: qkv.Keep | None,
+    scaling: float | None,
+    softcap: float | None,
+    weights: qkv.Weights,
+    changes: int,  # of what the weights' sink holds: a spec remembers steps with it
 ) -> qkv.Spec:
     """A spec that holds no tensor of one call: each layer's sink is its own, and the same in every call."""
     score = () if softcap is None else (qkv.softcap(softcap),)

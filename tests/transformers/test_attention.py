@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import qkv
 from qkv.errors import DtypeError, ModelError, PositionError, ShapeError, SpecError
-from qkv.transformers import qkv_attention, watch
+from qkv.transformers import qkv_attention, said, watch
 from qkv.transformers.arguments import IGNORED
 from qkv.transformers.check import limit_of
 from qkv.transformers.said import Said, spec_of
@@ -91,6 +91,9 @@ def test_a_layers_sink_is_one_spec_until_it_holds_something_else(dtype: torch.dt
     sink.data.add_(1.0)  # which leaves no trace
     second = [held() for _ in range(3)]
     assert specs[3] is specs[5] is not specs[0] and not torch.equal(first[0], second[0])
+    said._sinks.clear()  # as when many others came between
+    sink.data.mul_(3.0)
+    held()
     sink.data = torch.zeros(4, dtype=dtype)
     held()
     assert spec_of(Said(None), None, None, sink.detach(), None, sizes) is not specs[-1]  # no layer's own

@@ -49,8 +49,6 @@ def forced() -> str | None:
 class Forced(ContextDecorator):
     """A block in which every call runs by one strategy; what was asked for around it holds again after it."""
 
-    __slots__ = ("name", "tokens")
-
     def __init__(self, name: str | None) -> None:
         self.name = name
         self.tokens: list[Token[str | None]] = []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from typing import Any
 
 import torch
@@ -120,12 +121,12 @@ SINKS = 512
 
 @dataclass(slots=True)
 class _Sink:
-    """A layer's sink with what it held when it was looked at last, and how often that was something else."""
+    """A layer's sink with what it held when it was looked at last, and a number that is another's for each content."""
 
     parameter: nn.Parameter
     seen: Tensor
     weights: qkv.Weights
-    changes: int = 0
+    number: int
 
     def holds(self) -> bool:
         """Whether the parameter holds what it held: through ``.data`` it can be written to without a trace."""
@@ -136,6 +137,7 @@ class _Sink:
 
 
 _sinks: dict[int, _Sink] = {}
+_numbers = count(1)  # never the same twice: a sink that was forgotten may come again with other values
 
 
 def _sunk(sink: Tensor | None) -> tuple[qkv.Weights, int] | None:
@@ -148,10 +150,10 @@ def _sunk(sink: Tensor | None) -> tuple[qkv.Weights, int] | None:
     if known is None or known.parameter is not sink:
         if len(_sinks) >= SINKS:
             _sinks.pop(next(iter(_sinks)), None)
-        known = _sinks[id(sink)] = _Sink(sink, sink.detach().clone(), qkv.softmax(sink=sink))
+        known = _sinks[id(sink)] = _Sink(sink, sink.detach().clone(), qkv.softmax(sink=sink), next(_numbers))
     elif not known.holds():
-        known.seen, known.changes = sink.detach().clone(), known.changes + 1
-    return known.weights, known.changes
+        known.seen, known.number = sink.detach().clone(), next(_numbers)
+    return known.weights, known.number
 
 
 @lru_cache(maxsize=512)
@@ -161,7 +163,7 @@ def _lasting(
     scaling: float | None,
     softcap: float | None,
     weights: qkv.Weights,
-    changes: int,  # of what the weights' sink holds: a spec remembers steps with it
+    number: int,  # of what the weights' sink holds: a spec remembers steps with it
 ) -> qkv.Spec:
     """A spec that holds no tensor of one call: each layer's sink is its own, and the same in every call."""
     score = () if softcap is None else (qkv.softcap(softcap),)
